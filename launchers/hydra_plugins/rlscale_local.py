@@ -1,0 +1,169 @@
+"""`hydra/launcher=local`: the jobs of a multirun as pinned processes on this machine, a few at a time.
+
+Every job is composed and checked before the first one starts, jobs whose runs are all recorded start no process, and
+a job that another sweep is working on is left for later. One that fails says so at once; the others go on.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus, setup_globals
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext
+from omegaconf import DictConfig, open_dict
+
+from rlscale.progress import Meter, duration
+from rlscale.store import Store
+
+POLL_S = 0.2
+
+
+class Running(NamedTuple):
+    """A job under way: its number, process, cores and log."""
+
+    number: int
+    process: subprocess.Popen[bytes]
+    cores: frozenset[int]
+    log: Path
+
+
+class LocalPool(Launcher):
+    """Hydra's launcher interface over a pool of processes."""
+
+    def __init__(self, workers: int | None):
+        self.workers = workers
+
+    def setup(self, *, hydra_context: HydraContext, task_function: Callable[..., Any], config: DictConfig) -> None:
+        """Hydra hands over what it knows."""
+        self.context, self.task, self.config = hydra_context, task_function, config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Run all jobs; exits with 1 after the last one if some failed."""
+        setup_globals()
+        # This process only plans; an accelerator is for the jobs.
+        asked_platform = os.environ.get("JAX_PLATFORMS")
+        os.environ["JAX_PLATFORMS"] = "cpu"
+        configs = [self._compose(list(overrides), initial_job_idx + i) for i, overrides in enumerate(job_overrides)]
+        jobs = []
+        for config in configs:
+            HydraConfig.instance().set_config(config)
+            with open_dict(config):
+                task_config = config.copy()
+                del task_config["hydra"]
+            jobs.append(self.task.typed_job(task_config))  # type: ignore[attr-defined]
+        if asked_platform is None:
+            del os.environ["JAX_PLATFORMS"]
+        else:
+            os.environ["JAX_PLATFORMS"] = asked_platform
+        if any(job.dry for job in jobs):
+            print(self.task.dry_report(jobs))  # type: ignore[attr-defined]
+        else:
+            self._run(jobs, job_overrides)
+        return [
+            JobReturn(overrides=o, cfg=c, status=JobStatus.COMPLETED, _return_value=None if j.dry else j.result(Store()))
+            for o, c, j in zip(job_overrides, configs, jobs, strict=True)
+        ]
+
+    def _compose(self, overrides: list[str], number: int) -> DictConfig:
+        config = self.context.config_loader.load_sweep_config(self.config, overrides)
+        with open_dict(config):
+            config.hydra.job.id, config.hydra.job.num = str(number), number
+        return config
+
+    def _run(self, jobs: Sequence[Any], overrides: Sequence[Sequence[str]]) -> None:
+        store = Store()
+        costs = [job.nominal_seconds() * len(job.missing(store)) for job in jobs]
+        for job in jobs:
+            job.note_asker(store)
+        free = deque(slots(self.workers, jobs[0].compute.platform))
+        at_once, total = len(free), sum(costs)
+        waiting = deque(i for i, cost in enumerate(costs) if cost > 0)
+        recorded, failed = len(jobs) - len(waiting), list[Running]()
+        if recorded and jobs[0].log.progress:
+            print(f"sweep: {recorded} of {len(jobs)} jobs are recorded already", file=sys.stderr)
+        folder = store.root / "log" / f"{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
+        running: list[Running] = []
+        started = time.monotonic()
+        try:
+            with Meter("sweep", jobs[0].log.progress, jobs[0].log.every_s) as meter:
+                while waiting or running:
+                    for _ in range(len(waiting)):
+                        if not free:
+                            break
+                        number = waiting.popleft()
+                        if not jobs[number].missing(store):
+                            continue  # another sweep finished it meanwhile
+                        if not jobs[number].free(store):
+                            waiting.append(number)  # another sweep is at it: look again later
+                            continue
+                        running.append(self._start(number, overrides[number], free.popleft(), folder))
+                    time.sleep(POLL_S)
+                    for job in [r for r in running if r.process.poll() is not None]:
+                        running.remove(job)
+                        free.append(job.cores)
+                        if job.process.returncode:
+                            failed.append(job)
+                            print(f"failed: {jobs[job.number].label}: {last_words(job.log)}  ({job.log})", file=sys.stderr)
+                    left = [costs[i] for i in waiting]
+                    left += [costs[r.number] * (1 - jobs[r.number].share_done(store)) for r in running]
+                    done, elapsed = total - sum(left), time.monotonic() - started
+                    if total:
+                        rate = done / elapsed if done > 0 else None
+                        eta = max([sum(left) / rate, *(c / rate * at_once for c in left)]) if rate else None
+                        finished = len(jobs) - len(waiting) - len(running)
+                        meter.update(done / total, f"{finished} of {len(jobs)} jobs, {len(running)} running", eta)
+        finally:
+            for job in running:
+                job.process.terminate()
+        if failed:
+            print(f"{len(failed)} of {len(jobs)} jobs failed; the same command runs them again:", file=sys.stderr)
+            for job in failed:
+                print(f"  {jobs[job.number].label}: {last_words(job.log)}  ({job.log})", file=sys.stderr)
+            sys.exit(1)
+        if waiting_time := time.monotonic() - started:
+            if jobs[0].log.progress and total:
+                print(f"sweep: all {len(jobs)} jobs recorded after {duration(waiting_time)}", file=sys.stderr)
+
+    def _start(self, number: int, overrides: Sequence[str], cores: frozenset[int], folder: Path) -> Running:
+        folder.mkdir(parents=True, exist_ok=True)
+        log = folder / f"{number:04d}.log"
+        of_hydra = [o for o in self.config.hydra.overrides.hydra if not o.startswith(("hydra.mode", "hydra/launcher"))]
+        command = [sys.executable, "-m", "rlscale.train", *overrides, *of_hydra, "hydra/launcher=basic"]
+        # The child inherits this thread's cores, so they are set before JAX counts them for its thread pool.
+        mine = os.sched_getaffinity(0)
+        try:
+            os.sched_setaffinity(0, cores)
+            with log.open("wb") as file:
+                file.write((" ".join(command) + "\n").encode())
+                file.flush()
+                process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+        finally:
+            os.sched_setaffinity(0, mine)
+        return Running(number, process, cores, log)
+
+
+def slots(workers: int | None, platform: str) -> list[frozenset[int]]:
+    """The cores of each worker: the machine's, dealt out evenly."""
+    cores = sorted(os.sched_getaffinity(0))
+    if workers is None:
+        on_gpu = platform == "gpu" or platform == "auto" and Path("/proc/driver/nvidia/version").exists()
+        workers = 1 if on_gpu else len(cores)
+    if workers >= len(cores):
+        return [frozenset({cores[i % len(cores)]}) for i in range(workers)]
+    return [frozenset(cores[i::workers]) for i in range(workers)]
+
+
+def last_words(log: Path) -> str:
+    """The last line that a job printed: the sentence or the exception."""
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1] if lines else "it said nothing"

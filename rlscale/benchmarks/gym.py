@@ -1,0 +1,164 @@
+"""Any Gymnasium task with continuous observations and actions, the MuJoCo `-v4` tasks of the papers first of all."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rlscale.typed import Mistake, nearest
+from rlscale.types import EnvSpec, HostEnv, Step
+
+
+@dataclass(frozen=True)
+class Gym:
+    """Benchmark suite `gym` (conf/benchmark/gym.yaml), run by the host executor."""
+
+    name: str
+    task: str
+    num_envs: int
+
+    def __post_init__(self) -> None:
+        if self.num_envs < 1:
+            raise ValueError(f"num_envs={self.num_envs}: give a whole number of copies, 1 or more")
+
+    def spec(self) -> EnvSpec:
+        """The task's shapes; raises Mistake if there is no such task or it is not one for this house."""
+        return _spec(self.task)
+
+    def make(self, seed: int) -> HostEnv:
+        """`num_envs` copies; copy i draws all its randomness from (seed, i), so it is the same in any number."""
+        return _Copies(self.spec(), self.task, self.num_envs, seed)
+
+
+class _Copies:
+    """Copies of a task stepped one after the other.
+
+    A plain loop, because for one copy of a small task `gymnasium.vector.SyncVectorEnv` spends more time on its own
+    book-keeping than the task on its physics, and has to be talked out of resetting one step late.
+    """
+
+    def __init__(self, spec: EnvSpec, task: str, num_envs: int, seed: int) -> None:
+        self._envs = [_make(task) for _ in range(num_envs)]
+        self._seeds: list[int | None] = [
+            int(np.random.SeedSequence((seed, index)).generate_state(1)[0]) for index in range(num_envs)
+        ]
+        box = self._envs[0].action_space
+        self._low, self._high = box.low.astype(np.float32), box.high.astype(np.float32)
+        self._middle, self._half = (self._high + self._low) / 2, (self._high - self._low) / 2
+        self._action_shape = (num_envs, *box.shape)
+        self._obs_shape = (num_envs, spec.obs_dim)
+
+    def reset(self) -> np.ndarray:
+        """Start an episode in every copy; returns obs [E, obs_dim]. Only the first call seeds, later ones go on."""
+        obs = np.empty(self._obs_shape, np.float32)
+        for i, env in enumerate(self._envs):
+            obs[i] = env.reset(seed=self._seeds[i])[0].reshape(-1)
+            self._seeds[i] = None
+        return obs
+
+    def step(self, action: Any) -> Step:
+        """Apply action [E, action_dim], where ±1 are the ends of the task's own box."""
+        wanted = self._middle + self._half * np.asarray(action, np.float32).reshape(self._action_shape)
+        applied = np.minimum(np.maximum(wanted, self._low), self._high)
+        final_obs = np.empty(self._obs_shape, np.float32)
+        num_envs = len(self._envs)
+        reward, terminated, truncated = np.empty(num_envs, np.float32), np.zeros(num_envs, bool), np.zeros(num_envs, bool)
+        over = []
+        for i, env in enumerate(self._envs):
+            successor, reward[i], ended, cut, _ = env.step(applied[i])
+            final_obs[i] = successor.reshape(-1)
+            if ended or cut:
+                terminated[i], truncated[i] = ended, not ended
+                over.append(i)
+        obs = final_obs
+        if over:
+            obs = final_obs.copy()
+            for i in over:
+                obs[i] = self._envs[i].reset()[0].reshape(-1)
+        return Step(obs, reward, terminated, truncated, final_obs)
+
+    def close(self) -> None:
+        """Free the simulator."""
+        for env in self._envs:
+            env.close()
+
+
+@functools.cache  # shapes are asked for by the door, the loop and the estimates: build the simulator once
+def _spec(task: str) -> EnvSpec:
+    import gymnasium
+
+    env = _make(task)
+    try:
+        exact, limit = env.spec.id, env.spec.max_episode_steps
+        for what, space in (("observations", env.observation_space), ("actions", env.action_space)):
+            if not isinstance(space, gymnasium.spaces.Box):
+                raise Mistake(f"benchmark.task={task}: its {what} are {space}, not a Box; choose a continuous task")
+        actions = env.action_space
+        if not (np.issubdtype(actions.dtype, np.floating) and actions.is_bounded()):
+            raise Mistake(f"benchmark.task={task}: its actions are {actions}, not a bounded Box of real numbers")
+        if limit is None:
+            raise Mistake(f"benchmark.task={task}: it has no time limit; register it with max_episode_steps")
+        if task.rpartition(":")[2] != exact:  # else one task would go under two names in the records
+            raise Mistake(f"benchmark.task={task}: the version is missing; write {exact}")
+        return EnvSpec(int(np.prod(env.observation_space.shape)), int(np.prod(actions.shape)), int(limit))
+    finally:
+        env.close()
+
+
+def _make(task: str) -> Any:
+    """One copy as Gymnasium makes it, less its checker (which costs time and warns); raises Mistake."""
+    import gymnasium
+
+    try:
+        with _without_deprecations():
+            return gymnasium.make(task, disable_env_checker=True)
+    except (gymnasium.error.DependencyNotInstalled, ImportError) as error:  # a known task that cannot run here
+        raise Mistake(f"benchmark.task={task}: {' '.join(str(error).split())}") from error
+    except gymnasium.error.Error:
+        raise Mistake(f"benchmark.task={task}: Gymnasium has no such task; {nearest(task, _known())}") from None
+
+
+def _known() -> list[str]:
+    """Names to propose for a misspelt one: what ships with Gymnasium, is continuous and runs on today's MuJoCo."""
+    import gymnasium
+
+    mujoco = (
+        name
+        for name, spec in gymnasium.registry.items()
+        if "mujoco" in str(spec.entry_point) and spec.version in (4, 5) and name != "Pusher-v4"
+    )
+    return [*mujoco, "BipedalWalker-v3", "LunarLanderContinuous-v3", "MountainCarContinuous-v0", "Pendulum-v1"]
+
+
+@contextlib.contextmanager
+def _without_deprecations() -> Iterator[None]:
+    """Silence two deprecations of the `-v4` tasks while one is made: we keep to the papers' tasks on purpose.
+
+    Gymnasium says that v5 exists. MuJoCo says that HalfCheetah's model uses `settotalmass`, for which it writes
+    MUJOCO_LOG.TXT into the working directory unless it is given another way to warn.
+    """
+
+    def pass_on(message: str) -> None:
+        if "settotalmass" not in message:
+            warnings.warn(message, RuntimeWarning, stacklevel=2)
+
+    try:
+        import mujoco
+    except ImportError:  # Pendulum-v1 and its kind need none
+        mujoco = None
+    before = mujoco.get_mju_user_warning() if mujoco else None
+    try:
+        if mujoco:
+            mujoco.set_mju_user_warning(pass_on)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r".*-v4 is out of date", DeprecationWarning)
+            yield
+    finally:
+        if mujoco:
+            mujoco.set_mju_user_warning(before)

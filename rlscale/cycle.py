@@ -1,0 +1,158 @@
+"""The parts of a training cycle, over one member, and how they reach the members of a pack.
+
+Both executors are made of these parts: `act` chooses actions, `absorb` adds transitions and makes the updates that are
+due, `learn` is the update loop itself. The compute option decides how they meet the pack: ``loop`` runs one compiled
+program for each member in turn, ``vmap`` one program for all.
+
+Randomness is a function of the member's seed and of a counter (vector step or update), never of what ran before, so a
+member is the same alone and in any pack.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlscale import replay
+from rlscale.cadence import Cadence
+from rlscale.spec import Budget, Member
+from rlscale.types import Algorithm, Array, Benchmark, Hyper, Metrics, Step, TrainState, Transition
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the loop needs to train a pack: learner, task, members, lengths, and where things live."""
+
+    algorithm: Algorithm
+    benchmark: Benchmark
+    members: Sequence[Member]
+    cadence: Cadence
+    budget: Budget
+    batch_size: int
+    pack: Literal["loop", "vmap"]
+    replay: Literal["device", "host"]
+
+
+class Keys(NamedTuple):
+    """A member's independent streams of randomness."""
+
+    init: Array
+    act: Array
+    sample: Array
+    env: Array
+    evaluate: Array
+
+
+class Now(NamedTuple):
+    """What a vector step must know of the clock, from exact host integers; the same for all members."""
+
+    step: Any  # t, modulo 2³²
+    random: Any  # whether to act at random (warm-up)
+    at: Any  # where the step's transitions go in the replay
+    size: Any  # rows in the replay once they are there
+    updates: Any  # updates due directly after the step
+
+
+class Learner(NamedTuple):
+    """One member's learning state, carried from call to call."""
+
+    keys: Keys
+    state: TrainState
+    storage: Transition | None  # None where the replay lives on the host
+    metrics: Metrics  # of the latest update
+
+
+class Executor:
+    """What both executors share: the members' carries and how one-member functions reach all of them."""
+
+    def __init__(self, job: Run):
+        self.job, self.env = job, job.benchmark.spec()
+        self.capacity = job.cadence.capacity(job.budget.replay_capacity)
+        # A group is what one compiled call serves: a member (its index drops the member axis), or all of them.
+        self.groups: list[Any] = [slice(None)] if job.pack == "vmap" else list(range(len(job.members)))
+        own = (
+            np.array([m.seed for m in job.members], np.int32),
+            np.array([m.learning_rate for m in job.members], np.float32),
+        )
+        self.carries: list[Any] = self.over_members(self.begin)([None] * len(self.groups), own)
+
+    def over_members(self, function: Callable[..., Any], donate: bool = False) -> Callable[..., list[Any]]:
+        """`function(carry, own, shared)` of one member → the same for every group; `own` has a member axis.
+
+        With `donate` the carry's buffers are given up, so that the replay in it is changed in place.
+        """
+        mapped = jax.vmap(function, in_axes=(0, 0, None)) if self.job.pack == "vmap" else function
+        compiled = jax.jit(mapped, donate_argnums=0 if donate else ())
+
+        def call(carries: list[Any], own: Any = None, shared: Any = None) -> list[Any]:
+            return [
+                compiled(carry, jax.tree.map(lambda x, g=group: x[g], own), shared)
+                for carry, group in zip(carries, self.groups, strict=True)
+            ]
+
+        return call
+
+    def by_member(self, results: list[Any]) -> Any:
+        """Results of `over_members` on the host, with a leading member axis."""
+        members = len(self.job.members)
+        host = jax.device_get(results)
+        return jax.tree.map(lambda *x: np.stack(x).reshape(members, *np.shape(x[0])[self.job.pack == "vmap" :]), *host)
+
+    def begin(self, _: None, own: tuple[Array, Array], shared: None) -> Any:
+        """One member's carry before the first step."""
+        seed, learning_rate = own
+        keys = Keys(*jax.random.split(jax.random.key(seed), len(Keys._fields)))
+        state = self.job.algorithm.init(keys.init, Hyper(learning_rate))
+        storage = replay.init(self.capacity, self.env) if self.job.replay == "device" else None
+        batch = replay.init(self.job.batch_size, self.env)
+        metrics = jax.eval_shape(self.job.algorithm.update, state, batch)[1]
+        return Learner(keys, state, storage, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), metrics))
+
+    def now(self, steps: range) -> Now:
+        """The clock of the given vector steps, [len(steps)] each."""
+        cadence = self.job.cadence
+        return Now(
+            np.array([t % 2**32 for t in steps], np.uint32),
+            np.array([t < cadence.warmup for t in steps], bool),
+            np.array([t * cadence.num_envs % self.capacity for t in steps], np.int32),
+            np.array([min((t + 1) * cadence.num_envs, self.capacity) for t in steps], np.int32),
+            np.array([cadence.due(t) for t in steps], np.int32),
+        )
+
+    def act(self, learner: Learner, obs: Array, now: Now) -> Array:
+        """Actions [E, A]: uniform over the whole box in the warm-up, then the exploring policy."""
+        key = jax.random.fold_in(learner.keys.act, now.step)
+        uniform = jax.random.uniform(key, (*obs.shape[:-1], self.env.action_dim), minval=-1.0, maxval=1.0)
+        return jnp.where(now.random, uniform, self.job.algorithm.act(learner.state, obs, key, True))
+
+    def learn(self, learner: Learner, updates: Array, draw: Callable[[Array, TrainState], Transition]) -> Learner:
+        """`updates` gradient steps; the trip count is a value, so one compiled program serves every σ."""
+
+        def one(i: Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
+            return self.job.algorithm.update(carry[0], draw(i, carry[0]))
+
+        state, metrics = jax.lax.fori_loop(0, updates, one, (learner.state, learner.metrics))
+        return learner._replace(state=state, metrics=metrics)
+
+    def absorb(self, learner: Learner, rows: Transition, now: Now) -> Learner:
+        """Add the step's transitions [E, ...] to the replay on the device, then make the updates that are due."""
+        storage = replay.add(learner.storage, now.at, rows)
+
+        def draw(_: Array, state: TrainState) -> Transition:
+            index = replay.indices(learner.keys.sample, state.updates, now.size, self.job.batch_size)
+            return replay.sample(storage, index)
+
+        return self.learn(learner._replace(storage=storage), now.updates, draw)
+
+    def close(self) -> None:
+        """Free what the executor holds outside of JAX."""
+
+
+def transition(obs: Any, action: Any, step: Step) -> Transition:
+    """What the replay keeps of one vector step; a time-out does not end the value (discount 1)."""
+    return Transition(obs, action, step.reward, 1.0 - step.terminated.astype(np.float32), step.final_obs)

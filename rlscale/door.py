@@ -1,0 +1,100 @@
+"""What every entry point shares: Hydra ends here, and a user's mistake ends in one sentence and exit code 2."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import os
+import re
+import shutil
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from rlscale.typed import Mistake, nearest
+
+CONF = str(Path(__file__).resolve().parent.parent / "conf")
+
+
+def door(main: Callable[[Any], Any], config: str) -> None:
+    """Run `main(cfg)` under Hydra with the primary config `config` of conf/; returns or exits 0 only on success."""
+    # Hydra's own reporting prints several lines and exits 1; with this it raises, and the sentence is ours.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    warnings.filterwarnings("ignore", message=r"provider=hydra.searchpath")  # study/conf may not exist yet
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    OmegaConf.register_new_resolver("rlscale_scratch", scratch, use_cache=True, replace=True)
+    @functools.wraps(main)
+    def task(cfg: Any) -> Any:
+        try:
+            return main(cfg)
+        except Mistake as mistake:  # caught here, since Hydra would print the job's overrides above the sentence
+            fail(str(mistake))
+
+    try:
+        hydra.main(version_base="1.3", config_path=CONF, config_name=config)(task)()
+    except Mistake as mistake:
+        fail(str(mistake))
+    except (HydraException, OmegaConfBaseException) as error:
+        fail(sentence(error, config))
+    except ValueError as error:
+        if "override must be" not in str(error):  # an empty key, which Hydra does not call an error of its own
+            raise
+        fail(str(error))
+    except KeyboardInterrupt:
+        print("interrupted: what is recorded stays; the same command goes on from there", file=sys.stderr)
+        sys.exit(130)
+
+
+def scratch() -> str:
+    """A folder for files that Hydra insists on writing, gone with the process."""
+    folder = tempfile.mkdtemp(prefix="rlscale-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def fail(message: str) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def sentence(error: Exception, config: str) -> str:
+    """Hydra's multi-line complaint about the command line as one sentence with key, value and mend."""
+    text = str(error)
+    if found := re.search(r"Could not override '([^']+)'", text):
+        key = found[1].lstrip("+~")
+        value = next((a.split("=", 1)[1] for a in sys.argv if a.lstrip("+~").startswith(f"{key}=")), "")
+        keys = known_keys(config)
+        mend = nearest(key, keys) if key not in keys else "the other options of this command line have no such key"
+        return f"{key}={value}: there is no such key; {mend}"
+    if found := re.search(r"Could not find '([^']+)'(?:.|\n)*?Available options in '[^']+':((?:\n\t.*)*)", text):
+        group, _, option = found[1].rpartition("/")
+        return f"{group}={option}: there is no such option; {nearest(option, found[2].split())}"
+    return " ".join(text.split("\nSee ")[0].split())
+
+
+def known_keys(config: str) -> list[str]:
+    """Every key of the primary config with the options of this command line, to find the nearest to a misspelt one."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from omegaconf import DictConfig
+
+    GlobalHydra.instance().clear()
+    keys: list[str] = []
+
+    def walk(node: DictConfig, prefix: str) -> None:
+        for name, value in node.items_ex(resolve=False):
+            keys.append(f"{prefix}{name}")
+            if isinstance(value, DictConfig) and not value._is_none():
+                walk(value, f"{prefix}{name}.")
+
+    options = [a for a in sys.argv[1:] if "=" in a and (Path(CONF) / a.split("=")[0]).is_dir() and "," not in a]
+    with initialize_config_dir(CONF, version_base="1.3"):
+        walk(compose(config, options), "")
+    return keys

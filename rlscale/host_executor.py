@@ -1,0 +1,94 @@
+"""Runs cycles of a task that lives in this process: act on the device, step on the host, absorb on the device."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlscale import replay
+from rlscale.cycle import Executor, Learner, Now, Run, transition
+from rlscale.types import Array, Step, Transition
+
+
+class HostExecutor(Executor):
+    """Drives a benchmark that has `make(seed)`; the replay lives on the device or on the host."""
+
+    def __init__(self, job: Run):
+        super().__init__(job)
+        self.envs = [job.benchmark.make(m.seed) for m in job.members]
+        self.obs = np.stack([env.reset() for env in self.envs])  # [M, E, O]
+        self.running = np.zeros(self.obs.shape[:2])
+        self.ended = np.zeros((len(job.members), 2))
+        self.act_all = self.over_members(self.act)
+        self.greedy_all = self.over_members(self.greedy)
+        if job.replay == "device":
+            self.absorb_all = self.over_members(self.absorb, donate=True)
+        else:
+            self.storage = [replay.init(self.capacity, self.env, np) for _ in job.members]
+            self.indices_all = self.over_members(self.indices)
+            self.absorb_all = self.over_members(self.absorb_batches, donate=True)
+
+    def advance(self, step: int, stop: int) -> int:
+        """One vector step and its updates; returns the next step's number."""
+        now = Now(*(x[0] for x in self.now(range(step, step + 1))))
+        action = self.by_member(self.act_all(self.carries, self.obs, now))
+        results = [env.step(a) for env, a in zip(self.envs, action, strict=True)]
+        out = Step(*map(np.stack, zip(*results, strict=True)))  # [M, E, ...]
+        rows = transition(self.obs, action, out)
+        if self.job.replay == "host":
+            for m, storage in enumerate(self.storage):
+                replay.add(storage, int(now.at), Transition(*(x[m] for x in rows)))
+        if self.job.replay == "device":
+            self.carries = self.absorb_all(self.carries, rows, now)
+        elif now.updates:
+            index = self.by_member(self.indices_all(self.carries, shared=now))
+            batches = [replay.sample(storage, index[m]) for m, storage in enumerate(self.storage)]
+            own = Transition(*map(np.stack, zip(*batches, strict=True)))
+            self.carries = self.absorb_all(self.carries, own, now)
+        over = out.terminated | out.truncated
+        self.running += out.reward
+        self.ended += np.stack([(self.running * over).sum(1), over.sum(1)], axis=1)
+        self.running *= ~over
+        self.obs = out.obs
+        return step + 1
+
+    def greedy(self, learner: Learner, obs: Array, _: None) -> Array:
+        """Actions without exploration; the key is not used for them."""
+        return self.job.algorithm.act(learner.state, obs, learner.keys.evaluate, False)
+
+    def indices(self, learner: Learner, _: None, now: Now) -> Array:
+        """The rows [n, B] of the next updates by the same law as on the device; n is the most that can be due."""
+        updates = learner.state.updates + jnp.arange(self.job.cadence.max_due)
+        return jax.vmap(lambda u: replay.indices(learner.keys.sample, u, now.size, self.job.batch_size))(updates)
+
+    def absorb_batches(self, learner: Learner, batches: Transition, now: Now) -> Learner:
+        """The updates that are due, on batches [n, B, ...] gathered from a replay on the host."""
+        return self.learn(learner, now.updates, lambda i, _: Transition(*(x[i] for x in batches)))
+
+    def read(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """As DeviceExecutor.read."""
+        ended, self.ended = self.ended, np.zeros_like(self.ended)
+        return ended, self.by_member([learner.metrics for learner in self.carries])
+
+    def evaluate(self, step: int) -> np.ndarray:
+        """As DeviceExecutor.evaluate; the environments are made anew, so an evaluation leaves nothing behind."""
+        copies = replace(self.job.benchmark, num_envs=self.job.budget.eval_episodes)  # type: ignore[type-var]
+        envs = [copies.make(int(np.random.SeedSequence((m.seed, step)).generate_state(1)[0])) for m in self.job.members]
+        obs = np.stack([env.reset() for env in envs])
+        total, alive = np.zeros(obs.shape[:2]), np.ones(obs.shape[:2], bool)
+        while alive.any():
+            action = self.by_member(self.greedy_all(self.carries, obs))
+            out = Step(*map(np.stack, zip(*(e.step(a) for e, a in zip(envs, action, strict=True)), strict=True)))
+            total += alive * out.reward
+            alive &= ~(out.terminated | out.truncated)
+            obs = out.obs
+        for env in envs:
+            env.close()
+        return total.mean(1)
+
+    def close(self) -> None:
+        for env in self.envs:
+            env.close()

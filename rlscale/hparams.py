@@ -1,0 +1,106 @@
+"""How batch size B and learning rate η follow from (σ, task): constants, power laws, published tables.
+
+A job evaluates its `hparams` option at its own σ and task, so a fitted sweep is one command line. B is rounded to a
+multiple of 16 (at least 16) and η to three significant digits, as in the papers' tables; the rounding also keeps a
+run's identity independent of the last bit of a machine's ``pow``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from rlscale.typed import Mistake, convert, nearest, typed
+
+
+@dataclass(frozen=True)
+class Constant:
+    """The same B and η at every σ; η may be a list (one member of the pack for each value)."""
+
+    batch_size: Any
+    learning_rate: Any
+
+    def batch(self, utd: Fraction, task: str) -> int:
+        if isinstance(self.batch_size, list | tuple):
+            values = ",".join(map(str, self.batch_size))
+            raise Mistake(
+                f"hparams.batch_size=[{values}]: a batch size is a shape and cannot be packed in brackets; "
+                f"sweep it with commas, -m hparams.batch_size={values}"
+            )
+        return int(convert(self.batch_size, int, "hparams.batch_size"))
+
+    def rates(self, utd: Fraction, task: str) -> tuple[float, ...]:
+        values = self.learning_rate if isinstance(self.learning_rate, list | tuple) else [self.learning_rate]
+        return tuple(float(convert(v, float, "hparams.learning_rate")) for v in values)
+
+
+@dataclass(frozen=True)
+class PowerLaw:
+    """value(σ) = intercept[task] · σ^exponent (paper eqs 4.6, 4.7); the exponent may differ between tasks."""
+
+    exponent: float | Mapping[str, float]
+    intercept: Mapping[str, float]
+
+    def __call__(self, utd: Fraction | float, task: str) -> float:
+        exponent = self.exponent[task] if isinstance(self.exponent, Mapping) else self.exponent
+        return float(self.intercept[task]) * float(utd) ** float(exponent)
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        return tuple(self.intercept)
+
+
+@dataclass(frozen=True)
+class Table:
+    """value(σ) read from a published table; a σ that the table lacks is an error."""
+
+    table: Mapping[str, Mapping[Any, float]]
+
+    def __call__(self, utd: Fraction | float, task: str) -> float:
+        row = {Fraction(str(k)): v for k, v in self.table[task].items()}
+        if utd not in row:
+            have = ", ".join(map(str, sorted(row)))
+            raise Mistake(f"utd={utd}: this hparams table has σ = {have} only; choose one, or hparams.variant=law")
+        return float(row[Fraction(utd)])
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        return tuple(self.table)
+
+
+@dataclass(frozen=True)
+class Laws:
+    """Named variants, each with a law or table for B and for η; `variant` says which is used."""
+
+    variant: str
+    variants: Mapping[str, Mapping[str, Mapping[str, Any]]]
+
+    def batch(self, utd: Fraction, task: str) -> int:
+        return round_batch_size(self._law("batch_size", task)(utd, task))
+
+    def rates(self, utd: Fraction, task: str) -> tuple[float, ...]:
+        return (round_learning_rate(self._law("learning_rate", task)(utd, task)),)
+
+    def _law(self, quantity: str, task: str) -> PowerLaw | Table:
+        if self.variant not in self.variants:
+            raise Mistake(f"hparams.variant={self.variant}: no such variant; {nearest(self.variant, self.variants)}")
+        entry = self.variants[self.variant][quantity]
+        law = typed(Table if "table" in entry else PowerLaw, entry, f"hparams.variants.{self.variant}.{quantity}")
+        if task not in law.tasks:
+            raise Mistake(
+                f"benchmark.task={task}: this hparams option knows no such task; {nearest(task, law.tasks)}, "
+                "or give hparams=constant"
+            )
+        return law
+
+
+def round_batch_size(value: float) -> int:
+    """To a multiple of 16, at least 16; truncated first, halves to even, as the published tables are."""
+    return max(16, 16 * round(int(value) / 16))
+
+
+def round_learning_rate(value: float) -> float:
+    """To three significant digits."""
+    return float(f"{value:.2e}")

@@ -1,0 +1,168 @@
+"""One job: the typed form of a composed config. A pack of members that share a spec, and where to compute it."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from rlscale.cadence import Cadence, schedule
+from rlscale.spec import Budget, Member, RunSpec, run_id
+from rlscale.store import Store
+from rlscale.typed import Mistake, convert, nearest, typed
+
+if TYPE_CHECKING:  # importing JAX must wait until `Compute.prepare` has set its environment
+    from rlscale.types import Algorithm, Benchmark
+
+KEYS = {"algorithm", "benchmark", "hparams", "budget", "compute", "log", "utd", "seed", "dry"}
+# For estimates before any run of a study is there to go by: a plain CPU core, and what a step costs beside updates.
+NOMINAL_FLOPS_PER_S, NOMINAL_S_PER_UPDATE, NOMINAL_S_PER_STEP = 5e10, 6e-5, 3e-5
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Where a run computes; never part of its identity."""
+
+    platform: Literal["auto", "cpu", "gpu"]
+    replay: Literal["auto", "device", "host"]
+    pack: Literal["auto", "loop", "vmap"]
+    compilation_cache: bool
+
+    def prepare(self) -> None:
+        """Set what JAX reads once, when it is first imported; what the user's environment sets already stays."""
+        if self.platform != "auto":
+            os.environ.setdefault("JAX_PLATFORMS", {"cpu": "cpu", "gpu": "cuda"}[self.platform])
+        if self.compilation_cache:
+            # One folder for each kind of host: a program compiled for one CPU can crash on another.
+            flags = Path("/proc/cpuinfo")
+            kind = sha256(next((x for x in flags.read_text().split("\n") if "flags" in x), "").encode()).hexdigest()[:8]
+            folder = Path.home() / ".cache" / "rlscale" / f"xla-{platform.node()}-{kind}"
+            os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder))
+            os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+            os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
+
+@dataclass(frozen=True)
+class Log:
+    """What is shown while a run trains."""
+
+    progress: bool
+    every_s: float
+
+
+@dataclass(frozen=True)
+class Job:
+    """A spec, the members that were asked for, and how to make the learner and the task."""
+
+    spec: RunSpec
+    members: tuple[Member, ...]
+    algorithm: Any
+    benchmark: Benchmark
+    compute: Compute
+    log: Log
+    asked_by: Mapping[str, Any]
+    dry: bool
+
+    @property
+    def label(self) -> str:
+        """One line for people."""
+        spec = self.spec
+        return f"{spec.algorithm['name']} {spec.task} σ={spec.utd} B={spec.batch_size} ×{len(self.members)}"
+
+    @property
+    def cadence(self) -> Cadence:
+        budget = self.spec.budget
+        return schedule(self.spec.utd, self.benchmark.num_envs, budget.env_steps, budget.warmup_steps)
+
+    def learner(self) -> Algorithm:
+        """The algorithm's functions for this task, σ and batch size."""
+        made: Algorithm = self.algorithm.make(self.benchmark.spec(), self.spec.utd, self.spec.batch_size)
+        return made
+
+    def missing(self, store: Store) -> list[Member]:
+        """The members without a record."""
+        return [m for m in self.members if store.record(run_id(self.spec, m)) is None]
+
+    def free(self, store: Store) -> bool:
+        """Whether a member without a record is not being trained by another process."""
+        return any(not store.held(run_id(self.spec, m)) for m in self.missing(store))
+
+    def share_done(self, store: Store) -> float:
+        """How far the members without a record are, from 0 to 1, by their curves."""
+        lacking = self.missing(store)
+        steps = [store.last_env_step(run_id(self.spec, m)) for m in lacking]
+        return sum(steps) / (len(steps) * self.cadence.total * self.cadence.num_envs) if steps else 1.0
+
+    def note_asker(self, store: Store) -> None:
+        """Let members that another sweep recorded be found by this one's name too."""
+        for member in self.members:
+            store.also_asked_by(run_id(self.spec, member), self.asked_by)
+
+    def result(self, store: Store) -> float | None:
+        """What a sweeper may optimise: the mean over members of the last return, evaluated if there was one."""
+        records = [store.record(run_id(self.spec, m)) for m in self.members]
+        last = [r["last"]["eval_return"] or r["last"]["train_return"] for r in records if r is not None]
+        return None if not last or None in last else sum(last) / len(last)
+
+    def nominal_seconds(self) -> float:
+        """A rough cost of one member on one core, before anything was measured."""
+        cadence, updates = self.cadence, self.cadence.updates_after(self.cadence.total)
+        per_update = self.learner().flops_per_update / NOMINAL_FLOPS_PER_S + NOMINAL_S_PER_UPDATE
+        return updates * per_update + cadence.total * cadence.num_envs * NOMINAL_S_PER_STEP
+
+    def bytes_per_member(self) -> int:
+        """Memory of one member: its replay, and parameters with both Adam moments and a gradient (float32)."""
+        env, rows = self.benchmark.spec(), self.cadence.capacity(self.spec.budget.replay_capacity)
+        return 4 * (rows * (2 * env.obs_dim + env.action_dim + 2) + 4 * self.learner().n_params["total"])
+
+
+def job_from(config: Mapping[str, Any], choices: Mapping[str, Any], overrides: Sequence[str]) -> Job:
+    """The typed job of a composed config, given as plain data; `choices` are Hydra's options by group.
+
+    Raises Mistake for anything a user can get wrong, before anything slow starts or is written.
+    """
+    for key in config:
+        if key not in KEYS:
+            raise Mistake(f"{key}={config[key]}: there is no such key; {nearest(key, KEYS)}")
+    compute = typed(Compute, config["compute"], "compute")
+    compute.prepare()
+    algorithm = component(config["algorithm"], "algorithm")
+    benchmark = component(config["benchmark"], "benchmark")
+    hparams = component(config["hparams"], "hparams")
+    budget = typed(Budget, config["budget"], "budget")
+    if isinstance(config["utd"], list):
+        values = ",".join(map(str, config["utd"]))
+        raise Mistake(f"utd=[{values}]: σ is control flow and cannot be packed in brackets; sweep it, -m utd={values}")
+    utd = convert(config["utd"], Fraction, "utd")
+    if utd <= 0:
+        raise Mistake(f"utd={utd}: the updates-to-data ratio must be above 0; give one such as 1/4 or 2")
+    benchmark.spec()  # raises if there is no such task
+    spec = RunSpec(asdict(algorithm), asdict(benchmark), utd, hparams.batch(utd, benchmark.task), budget)
+    seeds = config["seed"] if isinstance(config["seed"], list) else [config["seed"]]
+    rates = hparams.rates(utd, benchmark.task)
+    values = [{"seed": seed, "learning_rate": rate} for rate in rates for seed in seeds]
+    members = tuple(typed(Member, value, "member") for value in values)
+    if not members:
+        raise Mistake(f"seed={config['seed']}: there is nothing to train; give at least one seed and one learning rate")
+    if len(set(members)) < len(members):
+        raise Mistake(f"seed={config['seed']}: a member is asked for twice; give each seed and learning rate once")
+    asked_by = {"sweep": choices.get("sweep"), "hparams": choices.get("hparams"), "overrides": list(overrides)}
+    log = typed(Log, config["log"], "log")
+    return Job(spec, members, algorithm, benchmark, compute, log, asked_by, convert(config["dry"], bool, "dry"))
+
+
+def component(values: Mapping[str, Any], where: str) -> Any:
+    """The frozen dataclass that an option's `_target_` names, with the option's other keys as fields."""
+    target = str(values.get("_target_"))
+    module, _, name = target.rpartition(".")
+    try:
+        cls = getattr(importlib.import_module(module), name)
+    except (ImportError, ValueError, AttributeError) as error:
+        raise Mistake(f"{where}._target_={target}: this cannot be imported ({error}); name a class") from None
+    return typed(cls, {k: v for k, v in values.items() if k != "_target_"}, where)

@@ -1,0 +1,48 @@
+"""act · step · add · update · evaluate: the only training loop in the house.
+
+One cycle (cycle.py), two executors: where the simulator is a process the host drives the cycle, where it is a pure
+function the same cycle runs K times in one call on the device. This file turns either into rows.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from rlscale.cycle import Run
+from rlscale.device_executor import DeviceExecutor
+from rlscale.host_executor import HostExecutor
+
+Row = dict[str, float | int | None]
+
+
+def run(job: Run) -> Iterator[list[Row]]:
+    """Train the pack; yields one row for each member at each logging point."""
+    executor = DeviceExecutor(job) if hasattr(job.benchmark, "functions") else HostExecutor(job)
+    num_envs, total = job.cadence.num_envs, job.cadence.total
+    every = max(1, job.budget.log_every // num_envs)
+    started, step = time.monotonic(), 0
+    try:
+        while step < total:
+            stop = min(total, step - step % every + every)
+            while step < stop:
+                step = executor.advance(step, stop)
+            ended, metrics = executor.read()
+            env_step, updates = step * num_envs, job.cadence.updates_after(step)
+            due = job.budget.eval_every is not None and env_step % job.budget.eval_every == 0
+            evaluation = executor.evaluate(step) if due else None
+            yield [
+                {
+                    "env_step": env_step,
+                    "updates": updates,
+                    "wall_s": round(time.monotonic() - started, 3),
+                    "train_return": float(ended[m, 0] / ended[m, 1]) if ended[m, 1] else None,
+                    "train_episodes": int(ended[m, 1]),
+                    "eval_return": None if evaluation is None else float(evaluation[m]),
+                    "eval_episodes": 0 if evaluation is None else job.budget.eval_episodes,
+                }
+                | {name: float(values[m]) if updates else None for name, values in metrics.items()}
+                for m in range(len(job.members))
+            ]
+    finally:
+        executor.close()

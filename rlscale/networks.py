@@ -1,0 +1,67 @@
+"""Flax modules that more than one learner uses."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from rlscale.types import Array
+
+LOG_STD_MIN, LOG_STD_MAX = -10.0, 2.0
+
+
+class MLP(nn.Module):
+    """`depth` hidden ReLU layers of `width`, then a linear layer to `out`; orthogonal(√2) kernels (jaxrl)."""
+
+    width: int
+    depth: int
+    out: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:  # [..., in] -> [..., out]
+        for _ in range(self.depth):
+            x = nn.relu(nn.Dense(self.width, kernel_init=nn.initializers.orthogonal(2**0.5))(x))
+        return nn.Dense(self.out, kernel_init=nn.initializers.orthogonal(2**0.5))(x)
+
+
+class TwinQ(nn.Module):
+    """Two independent state-action values."""
+
+    width: int
+    depth: int
+
+    @nn.compact
+    def __call__(self, obs: Array, action: Array) -> tuple[Array, Array]:  # [..., O], [..., A] -> 2 × [...]
+        x = jnp.concatenate([obs, action], axis=-1)
+        q1, q2 = (MLP(self.width, self.depth, 1)(x).squeeze(-1) for _ in range(2))
+        return q1, q2
+
+
+class GaussianPolicy(nn.Module):
+    """Mean and log standard deviation of a Gaussian before the tanh; log σ clipped to [−10, 2] (jaxrl)."""
+
+    width: int
+    depth: int
+    action_dim: int
+
+    @nn.compact
+    def __call__(self, obs: Array) -> tuple[Array, Array]:  # [..., O] -> [..., A], [..., A]
+        x = obs
+        for _ in range(self.depth):
+            x = nn.relu(nn.Dense(self.width, kernel_init=nn.initializers.orthogonal(2**0.5))(x))
+        mean, log_std = (nn.Dense(self.action_dim, kernel_init=nn.initializers.orthogonal(1.0))(x) for _ in range(2))
+        return mean, jnp.clip(log_std, LOG_STD_MIN, LOG_STD_MAX)
+
+
+def sample_tanh_gaussian(key: Array, mean: Array, log_std: Array) -> tuple[Array, Array]:
+    """A reparametrised action tanh(u), u ~ N(mean, σ²), and its log density; [..., A] -> [..., A], [...].
+
+    The density keeps the pre-tanh u: log(1 − tanh²u) = 2(log 2 − u − softplus(−2u)) is exact, where recovering u from
+    a stored action explodes at ±1.
+    """
+    noise = jax.random.normal(key, mean.shape)
+    u = mean + jnp.exp(log_std) * noise
+    gaussian = -0.5 * noise**2 - log_std - 0.5 * jnp.log(2 * jnp.pi)
+    log_prob = (gaussian - 2 * (jnp.log(2.0) - u - jax.nn.softplus(-2 * u))).sum(-1)
+    return jnp.tanh(u), log_prob

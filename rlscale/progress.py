@@ -1,0 +1,53 @@
+"""How far long work is: a bar with an ETA on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from rich.progress import BarColumn, Progress, TextColumn
+
+
+def duration(seconds: float) -> str:
+    """12 s, 3 min 20 s, 5 h 02 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+class Meter:
+    """Shows the done share of one piece of work; use as a context manager and call `update`."""
+
+    def __init__(self, label: str, shown: bool = True, every_s: float = 10.0):
+        self.label, self.shown, self.every_s = label, shown, every_s
+        self.started = self.printed = time.monotonic()
+        self.bar: Progress | None = None
+        if shown and sys.stderr.isatty():
+            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"))
+            self.bar = Progress(*columns, transient=True)
+            self.task = self.bar.add_task(label, total=1.0, note="")
+
+    def __enter__(self) -> Meter:
+        if self.bar is not None:
+            self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+    def update(self, share: float, note: str = "", eta_s: float | None = None) -> None:
+        """`share` of the work is done; `eta_s` defaults to the time so far scaled by what is left."""
+        elapsed = time.monotonic() - self.started
+        if eta_s is None and share > 0:
+            eta_s = elapsed * (1 - share) / share
+        left = f"ETA {duration(eta_s)}" if eta_s is not None else "ETA unknown yet"
+        text = " · ".join(part for part in (f"{100 * share:.0f} %", note, duration(elapsed), left) if part)
+        if self.bar is not None:
+            self.bar.update(self.task, completed=share, note=text)
+        elif self.shown and time.monotonic() - self.printed >= self.every_s:
+            self.printed = time.monotonic()
+            print(f"{self.label}: {text}", file=sys.stderr, flush=True)

@@ -1,0 +1,193 @@
+"""Where runs live: one folder for each member, a claim while it is trained, a record once it is finished.
+
+``study/runs/<run_id>/{spec.json, curve.csv, record.json}``. The record is written last, by rename, so its presence
+means "finished" and a crash at any moment leaves nothing that looks so. While a process trains a member it holds
+``claim.json``, whose age is its heartbeat; a claim whose process is gone or whose heart has stopped is taken over.
+"""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import json
+import math
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from rlscale.spec import Member, RunSpec, canonical_json, identity, run_id
+
+HEARTBEAT_S = 10.0
+STALE_S = 120.0  # a heart that has not beaten for so long has stopped: many beats, since clocks and disks stall
+FIRST_COLUMNS = ("env_step", "updates", "wall_s", "train_return", "train_episodes", "eval_return", "eval_episodes")
+
+
+class ClaimLost(RuntimeError):
+    """Another process took this run over (this one was suspended for longer than a claim lives)."""
+
+
+def study_root() -> Path:
+    """``$RLSCALE_STUDY``, or ``study`` in the working folder."""
+    return Path(os.environ.get("RLSCALE_STUDY") or "study")
+
+
+class Store:
+    """The runs of one study."""
+
+    def __init__(self, root: Path | None = None):
+        self.root = study_root() if root is None else root
+        self.runs = self.root / "runs"
+
+    def record(self, run: str) -> dict[str, Any] | None:
+        """The record of a finished run, or None."""
+        try:
+            loaded: dict[str, Any] = json.loads((self.runs / run / "record.json").read_text())
+            return loaded
+        except FileNotFoundError:
+            return None
+
+    def claim(self, spec: RunSpec, member: Member) -> Recording | None:
+        """The sole right to train this member, or None if it is finished or another living process trains it."""
+        run = run_id(spec, member)
+        folder = self.runs / run
+        folder.mkdir(parents=True, exist_ok=True)
+        with self._locked():
+            holder = read_claim(folder)
+            if (folder / "record.json").exists() or (holder is not None and alive(folder, holder)):
+                return None
+            token = uuid.uuid4().hex
+            mine = {"host": socket.gethostname(), "pid": os.getpid(), "born": _born(os.getpid()), "token": token}
+            write_atomically(folder / "claim.json", json.dumps(mine))
+        write_atomically(folder / "spec.json", json.dumps(identity(spec, member), indent=1, sort_keys=True) + "\n")
+        return Recording(folder, token)
+
+    def held(self, run: str) -> bool:
+        """Whether a living process is training this member."""
+        holder = read_claim(self.runs / run)
+        return holder is not None and alive(self.runs / run, holder)
+
+    def last_env_step(self, run: str) -> int:
+        """How far the curve of a run under training has come; 0 before its first row."""
+        try:
+            lines = (self.runs / run / "curve.csv").read_text().splitlines()
+            return int(lines[-1].split(",")[0]) if len(lines) > 1 else 0
+        except (FileNotFoundError, ValueError):
+            return 0
+
+    def also_asked_by(self, run: str, asker: Mapping[str, Any]) -> None:
+        """Note that another sweep found this run recorded, so that it can be selected by that sweep's name too."""
+        record, path = self.record(run), self.runs / run / "asked_by.jsonl"
+        line = canonical_json(asker)
+        known = path.read_text().splitlines() if path.exists() else []
+        if record is not None and canonical_json(record["asked_by"]) != line and line not in known:
+            with path.open("a") as file:
+                file.write(line + "\n")
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """One process at a time looks at and takes claims; the kernel frees the lock of one that dies."""
+        with (self.runs / ".lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+
+class Recording:
+    """A member under training: rows go to its curve at once, the record comes last."""
+
+    def __init__(self, folder: Path, token: str):
+        self.folder, self.token = folder, token
+        self.diverged = False
+        self.last: dict[str, Any] = {}
+        self._file = (folder / "curve.csv").open("w", newline="")
+        self._csv: csv.DictWriter[str] | None = None
+        self._stop = threading.Event()
+        threading.Thread(target=self._beat, daemon=True).start()
+
+    def row(self, row: Mapping[str, Any]) -> None:
+        """Append one logging point; after one with a number that is not finite the run counts as diverged.
+
+        A diverged run's later rows are dropped: its pack goes on for the sake of the other members.
+        """
+        if self.diverged:
+            return
+        if self._csv is None:
+            extra = [name for name in row if name not in FIRST_COLUMNS]
+            self._csv = csv.DictWriter(self._file, [*FIRST_COLUMNS, *extra], lineterminator="\n")
+            self._csv.writeheader()
+        self._csv.writerow({k: "" if v is None else v for k, v in row.items()})
+        self._file.flush()
+        self.last = dict(row)
+        self.diverged = any(isinstance(v, float) and not math.isfinite(v) for v in row.values())
+
+    def finish(self, record: Mapping[str, Any]) -> None:
+        """Write the record, by rename, and let the claim go. Raises ClaimLost if the run was taken over."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        holder = read_claim(self.folder)
+        if holder is None or holder["token"] != self.token:
+            self.release()
+            raise ClaimLost(f"{self.folder.name}: taken over by another process; its result counts, this one does not")
+        write_atomically(self.folder / "record.json", json.dumps(record, indent=1) + "\n")
+        self.release()
+
+    def release(self) -> None:
+        """Give the claim up; whoever asks next trains the member from the start unless it is finished."""
+        self._stop.set()
+        self._file.close()
+        holder = read_claim(self.folder)
+        if holder is not None and holder["token"] == self.token:
+            (self.folder / "claim.json").unlink(missing_ok=True)
+
+    def _beat(self) -> None:
+        while not self._stop.wait(HEARTBEAT_S):
+            holder = read_claim(self.folder)
+            if holder is None or holder["token"] != self.token:
+                return
+            os.utime(self.folder / "claim.json")
+
+
+def read_claim(folder: Path) -> dict[str, Any] | None:
+    """Who holds the run, or None."""
+    try:
+        holder: dict[str, Any] = json.loads((folder / "claim.json").read_text())
+        return holder
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+
+
+def alive(folder: Path, holder: Mapping[str, Any]) -> bool:
+    """Whether the claim's process still works: on this host by its process, elsewhere by its heartbeat."""
+    if holder["host"] == socket.gethostname():
+        return _born(holder["pid"]) == holder["born"] is not None
+    try:
+        return time.time() - (folder / "claim.json").stat().st_mtime < STALE_S
+    except FileNotFoundError:
+        return False
+
+
+def _born(pid: int) -> float | None:
+    """When the process started: tells it from a later one with the same number. None if it is gone."""
+    try:
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
+    except psutil.NoSuchProcess:
+        return None
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """All of `text` under `path`, or nothing: a reader never sees half a file, nor does a crash leave one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    with draft.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)

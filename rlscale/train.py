@@ -1,0 +1,184 @@
+"""The training door: compose → Job → what is missing → run → records.
+
+python -m rlscale.train algorithm=sac benchmark=gym benchmark.task=HalfCheetah-v4 utd=2 'seed=[0,1,2,3]'
+"""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import launchers
+from rlscale.door import door
+from rlscale.job import Job, job_from
+from rlscale.progress import Meter, duration
+from rlscale.spec import Member, identity, plain, run_id
+from rlscale.store import Recording, Store
+
+POLL_S = 2.0  # between two looks at members that another process trains
+PACKAGES = ("rlscale", "jax", "jaxlib", "flax", "optax", "numpy", "gymnasium", "mujoco", "dm_control", "hydra-core")
+
+
+def main(config: Any) -> float | None:
+    """One job: train the members that have no record yet; returns the recorded return."""
+    job = typed_job(config)
+    if job.dry:
+        print(dry_report([job]))
+        return None
+    return execute(job)
+
+
+def typed_job(config: Any) -> Job:
+    """The one function that sees the composed DictConfig."""
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
+
+    hydra = HydraConfig.get()
+    data: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    return job_from(data, hydra.runtime.choices, hydra.overrides.task)
+
+
+def execute(job: Job) -> float | None:
+    """Train what is missing of a job; members that another process trains are waited for, and taken over if it dies."""
+    store = Store()
+    job.note_asker(store)
+    waiting = False
+    while lacking := job.missing(store):
+        recordings = {m: r for m in lacking if (r := store.claim(job.spec, m)) is not None}
+        if recordings:
+            train(job, recordings)
+        else:
+            if not waiting and job.log.progress:
+                print(f"{job.label}: another process trains what is missing; waiting for it", file=sys.stderr)
+            waiting = True
+            time.sleep(POLL_S)
+    return job.result(store)
+
+
+def train(job: Job, recordings: Mapping[Member, Recording]) -> None:
+    """Train the claimed members as one pack and record each; a crash leaves no record."""
+    import jax
+
+    from rlscale.cycle import Run
+    from rlscale.loop import run
+
+    started, clock = datetime.now(UTC), time.monotonic()
+    learner, cadence, on_cpu = job.learner(), job.cadence, jax.default_backend() == "cpu"
+    pack = job.compute.pack if job.compute.pack != "auto" else "loop" if on_cpu else "vmap"
+    replay = "device" if job.compute.replay == "auto" else job.compute.replay
+    members, spec = list(recordings), job.spec
+    updates = cadence.updates_after(cadence.total)
+    try:
+        with Meter(job.label, job.log.progress, job.log.every_s) as meter:
+            work = Run(learner, job.benchmark, members, cadence, spec.budget, spec.batch_size, pack, replay)
+            for rows in run(work):
+                for recording, row in zip(recordings.values(), rows, strict=True):
+                    recording.row(row)
+                step, done = rows[0]["env_step"], rows[0]["updates"]
+                returns = [r.last["train_return"] for r in recordings.values() if r.last.get("train_return") is not None]
+                note = f"step {step:,}" + (f", return {sum(returns) / len(returns):.1f}" if returns else "")
+                meter.update(float(done or 0) / updates, note)
+        for member, recording in recordings.items():
+            last = recording.last
+            trained = last["env_step"] - cadence.warmup * cadence.num_envs
+            realised = cadence.realised(last["updates"], last["env_step"]) if trained > 0 else None
+            if not recording.diverged and realised != spec.utd:
+                raise RuntimeError(f"{job.label}: realised σ = {realised}, asked for {spec.utd}")
+            measured = {
+                "transitions": last["env_step"],
+                "updates": last["updates"],
+                "utd_realised": plain(realised),
+                "n_params": learner.n_params,
+                "flops_per_update": learner.flops_per_update,
+                "wall_s": round(time.monotonic() - clock, 3),
+                "status": "diverged" if recording.diverged else "finished",
+                "resumes": 0,
+                "last": {k: last[k] for k in ("train_return", "eval_return")} if not recording.diverged else
+                {"train_return": None, "eval_return": None},
+            }
+            provenance = {
+                "asked_by": dict(job.asked_by),
+                "source": None,
+                "git": git_state(),
+                "versions": versions(),
+                "device": f"{jax.devices()[0].platform}: {jax.devices()[0].device_kind}",
+                "pack_size": len(members),
+                "started": started.isoformat(timespec="seconds"),
+                "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            }
+            head = {"schema": 1, "run_id": run_id(spec, member)}
+            recording.finish(head | identity(spec, member) | measured | provenance)
+    finally:
+        for recording in recordings.values():
+            recording.release()
+
+
+def dry_report(jobs: Sequence[Job]) -> str:
+    """What would run, how much of it, and at what cost, as a table."""
+    store, lines, total_s, runs, updates_sum = Store(), [], 0.0, 0, 0
+    scale, basis = calibration(store, jobs)
+    for job in jobs:
+        lacking = len(job.missing(store))
+        updates = job.cadence.updates_after(job.cadence.total)
+        seconds = scale * job.nominal_seconds() * lacking
+        total_s, runs, updates_sum = total_s + seconds, runs + lacking, updates_sum + updates * lacking
+        memory = job.bytes_per_member() * lacking / 2**20
+        lines.append(
+            f"{job.label:<44} {lacking:>4} of {len(job.members)} to run {updates:>12,} updates each "
+            f"{memory:>8,.0f} MiB  {duration(seconds):>12}"
+        )
+    asked = sum(len(job.members) for job in jobs)
+    lines.append(
+        f"{len(jobs)} jobs, {asked} runs, {asked - runs} recorded, {runs} to run: {updates_sum:,} updates, "
+        f"about {duration(total_s)} of one core ({basis})"
+    )
+    return "\n".join(lines)
+
+
+def calibration(store: Store, jobs: Sequence[Job]) -> tuple[float, str]:
+    """How many times the nominal cost a member of these jobs took where it is recorded; 1 where none is."""
+    ratios = []
+    for job in jobs:
+        records = [r for m in job.members if (r := store.record(run_id(job.spec, m))) is not None]
+        ratios += [r["wall_s"] / r["pack_size"] / job.nominal_seconds() for r in records if r["pack_size"]]
+    if not ratios:
+        return 1.0, "nominal: no run of it is recorded yet to go by"
+    return sorted(ratios)[len(ratios) // 2], f"going by {len(ratios)} recorded runs"
+
+
+def git_state() -> str | None:
+    """Commit of the code, ``+`` if changed since; None outside of a checkout."""
+    here = Path(__file__).resolve().parent
+    try:
+        call = {"cwd": here, "capture_output": True, "text": True, "check": True, "timeout": 10}
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], **call).stdout.strip()  # type: ignore[call-overload]
+        changed = subprocess.run(["git", "status", "--porcelain", "-uno"], **call).stdout  # type: ignore[call-overload]
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return commit + ("+" if changed.strip() else "")
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of what a result can depend on."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+# What a launcher needs to know of this door, without importing what a job imports.
+main.typed_job, main.dry_report = typed_job, dry_report  # type: ignore[attr-defined]
+
+if __name__ == "__main__":
+    launchers.discover()
+    door(main, "train")

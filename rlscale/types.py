@@ -1,0 +1,111 @@
+"""The words that rooms share: what passes between a benchmark, the replay, an algorithm and the loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import flax.struct
+import jax
+
+Array = jax.Array
+Metrics = dict[str, Array]
+
+
+class Transition(NamedTuple):
+    """One step of experience; leading axes are the caller's business.
+
+    `discount` is 0 where the episode truly ended and 1 otherwise (a time-out is 1): γ belongs to the algorithm.
+    `next_obs` is the true successor, never the observation after an automatic reset.
+    """
+
+    obs: Any  # [..., obs_dim] float32
+    action: Any  # [..., action_dim] float32 in [-1, 1]
+    reward: Any  # [...] float32
+    discount: Any  # [...] float32, 0 or 1
+    next_obs: Any  # [..., obs_dim] float32
+
+
+class Hyper(NamedTuple):
+    """What members of one pack may differ in: traced values, so never a reason to compile again."""
+
+    learning_rate: Any  # [] float32, the critic's η
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything that learning changes, for one member."""
+
+    params: Any
+    targets: Any
+    opt: Any
+    hyper: Hyper
+    key: Array
+    updates: Array  # [] int32, critic updates so far
+
+
+class Algorithm(NamedTuple):
+    """A learner as a record of pure functions over one member; it never sees the member axis."""
+
+    init: Callable[[Array, Hyper], TrainState]  # (key, hyper)
+    act: Callable[[TrainState, Array, Array, bool], Array]  # (state, obs[..., O], key, explore) -> action[..., A]
+    update: Callable[[TrainState, Transition], tuple[TrainState, Metrics]]  # one gradient step on a batch of B
+    n_params: dict[str, int]  # {critic, actor, total}
+    flops_per_update: float  # floating-point operations of one update, from the formula in the algorithm's file
+
+
+class EnvSpec(NamedTuple):
+    """The shapes of a task as the agent sees it: flat float32 observations, actions in [-1, 1]."""
+
+    obs_dim: int
+    action_dim: int
+    episode_steps: int  # the time limit, in env steps
+
+
+class Step(NamedTuple):
+    """What one vector step returns, [E, ...] each.
+
+    `obs` is what to act on next (after an automatic reset, the new episode's first); `final_obs` is the true
+    successor of the action, equal to `obs` wherever no episode ended.
+    """
+
+    obs: Any  # [E, obs_dim] float32
+    reward: Any  # [E] float32
+    terminated: Any  # [E] bool: the episode truly ended; wins over truncated
+    truncated: Any  # [E] bool: the time limit cut it
+    final_obs: Any  # [E, obs_dim] float32
+
+
+class HostEnv(Protocol):
+    """`num_envs` copies of a task for one member, stepped by the host; stateful, and honest about it."""
+
+    def reset(self) -> Any:
+        """Start an episode in every copy; returns obs [E, obs_dim]."""
+
+    def step(self, action: Any) -> Step:
+        """Apply action [E, action_dim] in [-1, 1]; copies whose episode ends are reset in the same step."""
+
+    def close(self) -> None:
+        """Free the simulator."""
+
+
+class DeviceEnv(NamedTuple):
+    """One copy of a task as pure JAX functions; the loop maps them over copies."""
+
+    init: Callable[[Array], tuple[Any, Array]]  # (key) -> (env_state, obs[O]): a fresh episode
+    step: Callable[[Any, Array], tuple[Any, Step]]  # (env_state, action[A]) -> (env_state, Step), unbatched
+
+
+class Benchmark(Protocol):
+    """A suite's frozen dataclass, one per YAML option: it makes environments, and is part of a run's identity."""
+
+    name: str
+    task: str
+    num_envs: int
+
+    def spec(self) -> EnvSpec:
+        """The task's shapes; raises Mistake if there is no such task."""
+
+    # and one of the two below, which decides the executor (see loop.py):
+    # make(seed: int) -> HostEnv       num_envs copies, all randomness from `seed`
+    # functions() -> DeviceEnv         pure functions of one copy
