@@ -21,7 +21,7 @@ import numpy as np
 from rlscale import replay
 from rlscale.cadence import Cadence
 from rlscale.spec import Budget, Member
-from rlscale.types import Algorithm, Array, Benchmark, Hyper, Metrics, Step, TrainState, Transition
+from rlscale.types import Algorithm, Array, Hyper, Metrics, Step, TrainState, Transition
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Run:
     """What the loop needs to train a pack: learner, task, members, lengths, and where things live."""
 
     algorithm: Algorithm
-    benchmark: Benchmark
+    benchmark: Any  # a HostBenchmark or a DeviceBenchmark
     members: Sequence[Member]
     cadence: Cadence
     budget: Budget
@@ -141,6 +141,7 @@ class Executor:
 
     def absorb(self, learner: Learner, rows: Transition, now: Now) -> Learner:
         """Add the step's transitions [E, ...] to the replay on the device, then make the updates that are due."""
+        assert learner.storage is not None
         storage = replay.add(learner.storage, now.at, rows)
 
         def draw(_: Array, state: TrainState) -> Transition:

@@ -72,7 +72,9 @@ class DeviceExecutor(Executor):
 
     def evaluate(self, step: int) -> np.ndarray:
         """Mean return [M] of `eval_episodes` fresh episodes without exploration."""
-        return self.by_member(self.episodes_all([learner for learner, _ in self.carries], shared=np.uint32(step % 2**32)))
+        return self.by_member(
+            self.episodes_all([learner for learner, _ in self.carries], shared=np.uint32(step % 2**32))
+        )
 
     def episodes(self, learner: Learner, _: None, step: Array) -> Array:
         keys = jax.random.split(jax.random.fold_in(learner.keys.evaluate, step), self.job.budget.eval_episodes)

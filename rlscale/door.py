@@ -30,6 +30,7 @@ def door(main: Callable[[Any], Any], config: str) -> None:
     from omegaconf.errors import OmegaConfBaseException
 
     OmegaConf.register_new_resolver("rlscale_scratch", scratch, use_cache=True, replace=True)
+
     @functools.wraps(main)
     def task(cfg: Any) -> Any:
         try:
@@ -90,9 +91,9 @@ def known_keys(config: str) -> list[str]:
 
     def walk(node: DictConfig, prefix: str) -> None:
         for name, value in node.items_ex(resolve=False):
-            keys.append(f"{prefix}{name}")
+            keys.append(f"{prefix}{name!s}")
             if isinstance(value, DictConfig) and not value._is_none():
-                walk(value, f"{prefix}{name}.")
+                walk(value, f"{prefix}{name!s}.")
 
     options = [a for a in sys.argv[1:] if "=" in a and (Path(CONF) / a.split("=")[0]).is_dir() and "," not in a]
     with initialize_config_dir(CONF, version_base="1.3"):

@@ -45,11 +45,12 @@ class PowerLaw:
 
     def __call__(self, utd: Fraction | float, task: str) -> float:
         exponent = self.exponent[task] if isinstance(self.exponent, Mapping) else self.exponent
-        return float(self.intercept[task]) * float(utd) ** float(exponent)
+        return float(self.intercept[task] * float(utd) ** exponent)
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        return tuple(self.intercept)
+        known = self.exponent if isinstance(self.exponent, Mapping) else self.intercept
+        return tuple(task for task in self.intercept if task in known)
 
 
 @dataclass(frozen=True)
@@ -86,8 +87,11 @@ class Laws:
     def _law(self, quantity: str, task: str) -> PowerLaw | Table:
         if self.variant not in self.variants:
             raise Mistake(f"hparams.variant={self.variant}: no such variant; {nearest(self.variant, self.variants)}")
-        entry = self.variants[self.variant][quantity]
-        law = typed(Table if "table" in entry else PowerLaw, entry, f"hparams.variants.{self.variant}.{quantity}")
+        where = f"hparams.variants.{self.variant}.{quantity}"
+        entry = self.variants[self.variant].get(quantity)
+        if entry is None:
+            raise Mistake(f"{where} is not set: give it an exponent and an intercept for each task, or a table")
+        law: PowerLaw | Table = typed(Table, entry, where) if "table" in entry else typed(PowerLaw, entry, where)
         if task not in law.tasks:
             raise Mistake(
                 f"benchmark.task={task}: this hparams option knows no such task; {nearest(task, law.tasks)}, "

@@ -146,8 +146,7 @@ def job_from(config: Mapping[str, Any], choices: Mapping[str, Any], overrides: S
     spec = RunSpec(asdict(algorithm), asdict(benchmark), utd, hparams.batch(utd, benchmark.task), budget)
     seeds = config["seed"] if isinstance(config["seed"], list) else [config["seed"]]
     rates = hparams.rates(utd, benchmark.task)
-    values = [{"seed": seed, "learning_rate": rate} for rate in rates for seed in seeds]
-    members = tuple(typed(Member, value, "member") for value in values)
+    members = tuple(typed(Member, {"seed": s, "learning_rate": r}, "member") for r in rates for s in seeds)
     if not members:
         raise Mistake(f"seed={config['seed']}: there is nothing to train; give at least one seed and one learning rate")
     if len(set(members)) < len(members):

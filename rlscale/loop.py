@@ -12,13 +12,14 @@ from collections.abc import Iterator
 from rlscale.cycle import Run
 from rlscale.device_executor import DeviceExecutor
 from rlscale.host_executor import HostExecutor
+from rlscale.types import DeviceBenchmark
 
 Row = dict[str, float | int | None]
 
 
 def run(job: Run) -> Iterator[list[Row]]:
     """Train the pack; yields one row for each member at each logging point."""
-    executor = DeviceExecutor(job) if hasattr(job.benchmark, "functions") else HostExecutor(job)
+    executor = DeviceExecutor(job) if isinstance(job.benchmark, DeviceBenchmark) else HostExecutor(job)
     num_envs, total = job.cadence.num_envs, job.cadence.total
     every = max(1, job.budget.log_every // num_envs)
     started, step = time.monotonic(), 0

@@ -104,7 +104,7 @@ def identity(spec: RunSpec, member: Member) -> dict[str, Any]:
     body = {
         "algorithm": dict(spec.algorithm),
         "benchmark": dict(spec.benchmark),
-        "utd": spec.utd,
+        "utd": Fraction(spec.utd),
         "batch_size": spec.batch_size,
         "budget": asdict(spec.budget),
     }

@@ -166,7 +166,8 @@ def read_claim(folder: Path) -> dict[str, Any] | None:
 def alive(folder: Path, holder: Mapping[str, Any]) -> bool:
     """Whether the claim's process still works: on this host by its process, elsewhere by its heartbeat."""
     if holder["host"] == socket.gethostname():
-        return _born(holder["pid"]) == holder["born"] is not None
+        born = _born(holder["pid"])
+        return born is not None and born == float(holder["born"])
     try:
         return time.time() - (folder / "claim.json").stat().st_mtime < STALE_S
     except FileNotFoundError:

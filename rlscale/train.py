@@ -82,7 +82,9 @@ def train(job: Job, recordings: Mapping[Member, Recording]) -> None:
                 for recording, row in zip(recordings.values(), rows, strict=True):
                     recording.row(row)
                 step, done = rows[0]["env_step"], rows[0]["updates"]
-                returns = [r.last["train_return"] for r in recordings.values() if r.last.get("train_return") is not None]
+                returns = [
+                    r.last["train_return"] for r in recordings.values() if r.last.get("train_return") is not None
+                ]
                 note = f"step {step:,}" + (f", return {sum(returns) / len(returns):.1f}" if returns else "")
                 meter.update(float(done or 0) / updates, note)
         for member, recording in recordings.items():
@@ -100,8 +102,9 @@ def train(job: Job, recordings: Mapping[Member, Recording]) -> None:
                 "wall_s": round(time.monotonic() - clock, 3),
                 "status": "diverged" if recording.diverged else "finished",
                 "resumes": 0,
-                "last": {k: last[k] for k in ("train_return", "eval_return")} if not recording.diverged else
-                {"train_return": None, "eval_return": None},
+                "last": {k: last[k] for k in ("train_return", "eval_return")}
+                if not recording.diverged
+                else {"train_return": None, "eval_return": None},
             }
             provenance = {
                 "asked_by": dict(job.asked_by),

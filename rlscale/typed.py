@@ -7,6 +7,7 @@ wrong type is found here, before anything slow starts.
 from __future__ import annotations
 
 import difflib
+import math
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -40,7 +41,7 @@ def typed(cls: type[T], values: Mapping[str, Any], where: str) -> T:
     names = [f.name for f in fields(cls)]  # type: ignore[arg-type]
     for key in values:
         if key not in names:
-            raise Mistake(f"{where}.{key}={values[key]!r}: there is no such key; {nearest(str(key), names)}")
+            raise Mistake(f"{where}.{key}={values[key]}: there is no such key; {nearest(str(key), names)}")
     missing = [name for name in names if name not in values]
     if missing:
         raise Mistake(f"{where}.{missing[0]} is not set: give it a value ({_name(hints[missing[0]])})")
@@ -64,8 +65,8 @@ def convert(value: Any, hint: Any, key: str) -> Any:
         if value is None and type(None) in args:
             return None
         inner = [a for a in args if a is not type(None)]
-        is_mapping = isinstance(value, Mapping)
-        fit = [a for a in inner if (typing.get_origin(a) is not None) == is_mapping]
+        # The only unions in use are "or null" and "a number or a mapping of them".
+        fit = [a for a in inner if (typing.get_origin(a) is not None) == isinstance(value, Mapping)]
         return convert(value, (fit or inner)[0], key)
     if origin is typing.Literal:
         if value not in args:
@@ -97,6 +98,8 @@ def convert(value: Any, hint: Any, key: str) -> Any:
             return int(number)
         if hint is Fraction:
             return Fraction(str(value))
+        if hint is float and not math.isfinite(float(value)):
+            raise ValueError
         return hint(value)
     except (ValueError, TypeError, ZeroDivisionError, OverflowError):
         raise Mistake(f"{key}={value}: this is not {_name(hint)}; give {_example(hint)}") from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import flax.struct
 import jax
@@ -32,8 +32,7 @@ class Hyper(NamedTuple):
     learning_rate: Any  # [] float32, the critic's η
 
 
-@flax.struct.dataclass
-class TrainState:
+class TrainState(flax.struct.PyTreeNode):
     """Everything that learning changes, for one member."""
 
     params: Any
@@ -97,15 +96,32 @@ class DeviceEnv(NamedTuple):
 
 
 class Benchmark(Protocol):
-    """A suite's frozen dataclass, one per YAML option: it makes environments, and is part of a run's identity."""
+    """A suite's frozen dataclass, one per YAML option: it makes environments, and is part of a run's identity.
 
-    name: str
-    task: str
-    num_envs: int
+    Every suite is one of the two kinds below, which decides the executor (see loop.py).
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def task(self) -> str: ...
+    @property
+    def num_envs(self) -> int: ...
 
     def spec(self) -> EnvSpec:
         """The task's shapes; raises Mistake if there is no such task."""
 
-    # and one of the two below, which decides the executor (see loop.py):
-    # make(seed: int) -> HostEnv       num_envs copies, all randomness from `seed`
-    # functions() -> DeviceEnv         pure functions of one copy
+
+class HostBenchmark(Benchmark, Protocol):
+    """A suite whose simulator lives in this process."""
+
+    def make(self, seed: int) -> HostEnv:
+        """`num_envs` copies, all their randomness from `seed`."""
+
+
+@runtime_checkable
+class DeviceBenchmark(Benchmark, Protocol):
+    """A suite whose simulator is a pure function."""
+
+    def functions(self) -> DeviceEnv:
+        """The pure functions of one copy."""

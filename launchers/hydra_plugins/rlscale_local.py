@@ -70,7 +70,9 @@ class LocalPool(Launcher):
         else:
             self._run(jobs, job_overrides)
         return [
-            JobReturn(overrides=o, cfg=c, status=JobStatus.COMPLETED, _return_value=None if j.dry else j.result(Store()))
+            JobReturn(
+                overrides=o, cfg=c, status=JobStatus.COMPLETED, _return_value=None if j.dry else j.result(Store())
+            )
             for o, c, j in zip(job_overrides, configs, jobs, strict=True)
         ]
 
@@ -113,7 +115,9 @@ class LocalPool(Launcher):
                         free.append(job.cores)
                         if job.process.returncode:
                             failed.append(job)
-                            print(f"failed: {jobs[job.number].label}: {last_words(job.log)}  ({job.log})", file=sys.stderr)
+                            print(
+                                f"failed: {jobs[job.number].label}: {last_words(job.log)}  ({job.log})", file=sys.stderr
+                            )
                     left = [costs[i] for i in waiting]
                     left += [costs[r.number] * (1 - jobs[r.number].share_done(store)) for r in running]
                     done, elapsed = total - sum(left), time.monotonic() - started
@@ -137,7 +141,8 @@ class LocalPool(Launcher):
     def _start(self, number: int, overrides: Sequence[str], cores: frozenset[int], folder: Path) -> Running:
         folder.mkdir(parents=True, exist_ok=True)
         log = folder / f"{number:04d}.log"
-        of_hydra = [o for o in self.config.hydra.overrides.hydra if not o.startswith(("hydra.mode", "hydra/launcher"))]
+        ours = ("hydra.mode", "hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.sweeper")
+        of_hydra = [o for o in self.config.hydra.overrides.hydra if not o.lstrip("+~").startswith(ours)]
         command = [sys.executable, "-m", "rlscale.train", *overrides, *of_hydra, "hydra/launcher=basic"]
         # The child inherits this thread's cores, so they are set before JAX counts them for its thread pool.
         mine = os.sched_getaffinity(0)
@@ -156,7 +161,7 @@ def slots(workers: int | None, platform: str) -> list[frozenset[int]]:
     """The cores of each worker: the machine's, dealt out evenly."""
     cores = sorted(os.sched_getaffinity(0))
     if workers is None:
-        on_gpu = platform == "gpu" or platform == "auto" and Path("/proc/driver/nvidia/version").exists()
+        on_gpu = platform == "gpu" or (platform == "auto" and Path("/proc/driver/nvidia/version").exists())
         workers = 1 if on_gpu else len(cores)
     if workers >= len(cores):
         return [frozenset({cores[i % len(cores)]}) for i in range(workers)]

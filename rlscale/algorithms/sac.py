@@ -73,12 +73,10 @@ class SAC:
             )
 
         def act(state: TrainState, obs: Array, key: Array, explore: bool) -> Array:
-            mean, log_std = actor.apply(state.params["actor"], obs)
-            return sample_tanh_gaussian(key, mean, log_std)[0] if explore else jnp.tanh(mean)
+            gaussian: tuple[Array, Array] = actor.apply(state.params["actor"], obs)  # type: ignore[assignment]
+            return sample_tanh_gaussian(key, *gaussian)[0] if explore else jnp.tanh(gaussian[0])
 
-        def critic_loss(
-            critic_params: Any, state: TrainState, batch: Transition, key: Array
-        ) -> tuple[Array, Metrics]:
+        def critic_loss(critic_params: Any, state: TrainState, batch: Transition, key: Array) -> tuple[Array, Metrics]:
             """Σ over both critics of (Q − y)², y = r + γ·m·(min Q̄(s′,a′) − α log π(a′|s′))."""
             next_action, next_log_prob = sample_tanh_gaussian(key, *actor.apply(state.params["actor"], batch.next_obs))
             next_q = jnp.minimum(*critic.apply(state.targets, batch.next_obs, next_action))

@@ -137,9 +137,8 @@ _CART, _POLE, _HALF = 1.0, 0.1, 0.5  # kg, kg, m from the hinge to the pole's ce
 # moment of inertia about a transverse axis through the hinge at its end [kg·m²] (model.body_inertia + m·l²):
 _R, _L = 0.045, 1.0
 _BALL = _POLE * (4 * _R) / (4 * _R + 3 * _L)  # kg, both half balls together
-_INERTIA = (
-    (_POLE - _BALL) * (_R**2 / 4 + _L**2 / 12) + _BALL * (2 * _R**2 / 5 + _L**2 / 4 + 3 * _R * _L / 8) + _POLE * _HALF**2
-)
+_ROD = (_POLE - _BALL) * (_R**2 / 4 + _L**2 / 12)
+_INERTIA = _ROD + _BALL * (2 * _R**2 / 5 + _L**2 / 4 + 3 * _R * _L / 8) + _POLE * _HALF**2
 _COUPLING = _POLE * _HALF  # kg·m
 
 

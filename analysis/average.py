@@ -1,0 +1,91 @@
+"""Data against σ for several tasks as one: each task over its own median, averaged, and scaled back (METHOD A3)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from analysis.curves import Crossings
+from analysis.uncertainty import Floats
+
+
+@dataclass(frozen=True)
+class Averaged:
+    """D_J(σ) of the average task at one threshold, in env steps.
+
+    `sigma`, `data`, `censored` [n]: a censored point is a lower bound (some task did not reach the level within its
+    env steps). `draws`, `draws_censored` [K, n]. `scale` maps each task to its own data over the average task's.
+    """
+
+    threshold: float
+    utd: tuple[str, ...]
+    sigma: Floats
+    data: Floats
+    censored: NDArray[np.bool_]
+    draws: Floats
+    draws_censored: NDArray[np.bool_]
+    scale: Mapping[str, float]
+
+
+def common_grid(cells: pd.DataFrame) -> tuple[list[str], list[str], list[tuple[str, str]]]:
+    """(tasks, utds that every task has, in rising order, dropped (what, reason)) of one configuration per (task, σ)."""
+    tasks = sorted(cells["task"].unique())
+    exact = cells.sort_values("sigma")[["utd", "task"]].groupby("utd", sort=False)["task"].agg(set)
+    utds = [u for u, have in exact.items() if len(have) == len(tasks)]
+    dropped = [
+        (f"σ={u}", f"measured for {', '.join(sorted(have))} only: an average over other tasks would not compare")
+        for u, have in exact.items()
+        if len(have) < len(tasks)
+    ]
+    return tasks, utds, dropped
+
+
+def averaged(
+    crossings: Crossings, j: int, tasks: list[str], utds: list[str], fit: list[str]
+) -> tuple[Averaged | None, list[tuple[str, str]]]:
+    """The average task at threshold number `j` over `utds`; medians come from the σ in `fit` alone.
+
+    A task that misses the level at half of the fitted σ or more has no median there: it is left out at this threshold
+    and listed. None when no task is left.
+    """
+    threshold = float(crossings.thresholds[j])
+    cells = crossings.cells.set_index(["task", "utd"])
+    place = {key: i for i, key in enumerate(cells.index)}
+    train = np.array([u in fit for u in utds])
+    kept: dict[str, tuple[Floats, NDArray[np.bool_], Floats, NDArray[np.bool_]]] = {}
+    dropped = []
+    for task in tasks:
+        rows = [place[task, u] for u in utds]
+        limit = crossings.cells["t_max"].to_numpy(float)[rows]  # [n]
+        point, draws = crossings.point[rows, j], crossings.draws[rows, :, j].T  # [n], [K, n]
+        missed = np.isinf(point)
+        if 2 * missed[train].sum() >= train.sum():
+            reason = f"{task} did not reach it at {missed[train].sum()} of {train.sum()} σ"
+            dropped.append((f"{task} at J={threshold:g}", reason))
+            continue
+        kept[task] = np.where(missed, limit, point), missed, np.where(np.isinf(draws), limit, draws), np.isinf(draws)
+    if not kept:
+        return None, dropped
+    medians = {t: float(np.median(k[0][train])) for t, k in kept.items()}
+    centre = float(np.median(list(medians.values())))
+    data = np.mean([kept[t][0] / medians[t] for t in kept], axis=0) * centre
+    median_draws = {t: np.median(k[2][:, train], axis=1) for t, k in kept.items()}  # [K] each
+    centre_draws = np.median(np.stack(list(median_draws.values())), axis=0)
+    draws = np.mean([kept[t][2] / median_draws[t][:, None] for t in kept], axis=0) * centre_draws[:, None]
+    return (
+        Averaged(
+            threshold,
+            tuple(utds),
+            np.array([float(cells.loc[(tasks[0], u), "sigma"]) for u in utds]),
+            data,
+            np.any([k[1] for k in kept.values()], axis=0),
+            draws,
+            np.any([k[3] for k in kept.values()], axis=0),
+            {t: m / centre for t, m in medians.items()},
+        ),
+        dropped,
+    )

@@ -1,0 +1,142 @@
+"""The best batch size and learning rate at each (task, σ), with what the grid cannot tell kept apart (METHOD A2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from analysis.curves import Crossings
+from analysis.uncertainty import Bootstrap, Floats, interval
+from rlscale.typed import Mistake
+
+OTHER = {"batch_size": "learning_rate", "learning_rate": "batch_size"}
+
+
+@dataclass(frozen=True)
+class Best:
+    """B̂(task, σ) or η̂(task, σ) (eqs D.1, D.4).
+
+    `table` [n]: task, utd, sigma, value, low, high (95 %), reached (something reached the level in every draw), share
+    (votes cast of the votes possible), at_low and at_high (share of votes for the grid's smallest and largest value).
+    `draws` [n, K]: the value in each bootstrap draw. `dropped`: ((task, utd), reason).
+    """
+
+    table: pd.DataFrame
+    draws: Floats
+    dropped: list[tuple[str, str]]
+
+
+def best(crossings: Crossings, quantity: str, threshold: str | float, average: str, bootstrap: Bootstrap) -> Best:
+    """The grid value of `quantity` with the fewest env steps until the threshold, averaged over draws.
+
+    In each group (task, σ, other hyperparameter) and each draw the grid value with the smallest D_J has the vote;
+    values that tie share it. A group in which nothing reaches the level in that draw casts no vote: not reaching is
+    not a win for the smallest value; nor does a group with a single grid value (unless the whole study has only one,
+    which then is taken as given). `average` over draws and groups is "geometric" (the grids are geometric and the
+    law is fitted in logs; an arithmetic mean is biased high) or "arithmetic" (the papers').
+
+    A grid value is known no better than the grid's step: where the draws of a cell vary less than a uniform error of
+    that width would (step/√12 in logs), they are given the variance that is missing.
+    """
+    level = threshold_index(crossings, threshold)
+    to, back = (np.log, np.exp) if average == "geometric" else (_same, _same)
+    given = crossings.cells[quantity].nunique() == 1
+    rows, draws, dropped = [], [], []
+    for (task, sigma, utd), at in crossings.cells.groupby(["task", "sigma", "utd"], sort=True):
+        j = level if level is not None else _reachable(crossings.point[at.index])
+        groups = [g for _, g in at.groupby(OTHER[quantity], sort=True) if given or g[quantity].nunique() > 1]
+        if not groups:
+            dropped.append(
+                (f"{quantity} of {task} at σ={utd}", "only one value of it was run: there is nothing to compare")
+            )
+            continue
+        grid = np.unique(np.concatenate([g[quantity] for g in groups]))
+        votes = np.stack(
+            [_votes(to(g[quantity].to_numpy(float)), crossings.draws[g.index, :, j]) for g in groups]
+        )  # [groups, K], NaN = no vote
+        cast = np.isfinite(votes)
+        if not cast.any():
+            reason = f"no configuration reached {crossings.thresholds[j]:g} of 1000 within its env steps"
+            dropped.append((f"{quantity} of {task} at σ={utd}", reason))
+            continue
+        per_draw = np.full(votes.shape[1], np.nan)
+        alive = cast.any(axis=0)
+        per_draw[alive] = np.nansum(votes[:, alive], axis=0) / cast[:, alive].sum(axis=0)
+        per_draw[~alive] = np.resize(per_draw[alive], (~alive).sum())  # a joint chain needs K values in every cell
+        drawn = np.log(back(per_draw))
+        coarse = (np.log(grid[-1] / grid[0]) / max(1, len(grid) - 1)) ** 2 / 12
+        missing = np.sqrt(max(0.0, coarse - drawn.var()))
+        drawn = drawn + missing * bootstrap.stream(f"grid/{quantity}/{task}/{utd}").standard_normal(len(drawn))
+        low, high = interval(np.exp(drawn[alive]))
+        rows.append(
+            {
+                "task": task, "utd": utd, "sigma": sigma,
+                "value": float(back(votes[cast].mean(keepdims=True))[0]), "low": low, "high": high,
+                "threshold": float(crossings.thresholds[j]), "reached": bool(alive.all()), "share": float(cast.mean()),
+                "at_low": float(np.mean(votes[cast] == to(grid[:1]))),
+                "at_high": float(np.mean(votes[cast] == to(grid[-1:]))),
+            }
+        )  # fmt: skip
+        draws.append(np.exp(drawn))
+    if not rows:
+        raise Mistake(
+            f"threshold={threshold}: no configuration of any task reached it; "
+            "choose a lower one, or threshold=reachable"
+        )
+    return Best(pd.DataFrame(rows), np.stack(draws), dropped)
+
+
+def threshold_index(crossings: Crossings, threshold: str | float) -> int | None:
+    """Which threshold decides: "last" is the highest, a number is that one, None means "reachable"."""
+    if threshold == "last":
+        return len(crossings.thresholds) - 1
+    if threshold == "reachable":
+        return None
+    try:
+        return int(np.flatnonzero(np.isclose(crossings.thresholds, float(threshold)))[0])
+    except (ValueError, IndexError):
+        known = ", ".join(f"{t:g}" for t in crossings.thresholds)
+        raise Mistake(
+            f"threshold={threshold}: choose last, reachable, or one of reference.thresholds ({known})"
+        ) from None
+
+
+def baseline(crossings: Crossings, utd: str, threshold: str | float) -> pd.DataFrame:
+    """The measured pair (batch_size, learning_rate) with the fewest env steps at one σ, per task.
+
+    Columns task, batch_size, learning_rate. A task without that σ, or where nothing reached the level, has no row.
+    """
+    level = threshold_index(crossings, threshold)
+    rows = []
+    for task, at in crossings.cells[crossings.cells["utd"] == utd].groupby("task", sort=True):
+        j = level if level is not None else _reachable(crossings.point[at.index])
+        data = crossings.point[at.index, j]
+        if np.isfinite(data).any():
+            # equal D_J at the logging resolution: the pair that is best more often among the draws
+            mean = np.where(np.isfinite(crossings.draws[at.index, :, j]), crossings.draws[at.index, :, j], 1e300).mean(
+                1
+            )
+            winner = at.iloc[np.lexsort((mean, data))[0]]
+            rows.append((task, int(winner["batch_size"]), float(winner["learning_rate"])))
+    return pd.DataFrame(rows, columns=["task", "batch_size", "learning_rate"])
+
+
+def _votes(values: Floats, data: Floats) -> Floats:
+    """The mean of the `values` [n] whose `data` [n, K] is smallest in each draw; NaN where all data are inf."""
+    smallest = data.min(axis=0)
+    winners = (data == smallest) & np.isfinite(smallest)
+    count = winners.sum(axis=0)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.where(count > 0, values @ winners / np.maximum(count, 1), np.nan))
+
+
+def _reachable(point: Floats) -> int:
+    """The highest threshold that at least one configuration [n, J] reaches (the lowest if none)."""
+    reached = np.isfinite(point).any(axis=0)
+    return int(np.flatnonzero(reached)[-1]) if reached.any() else 0
+
+
+def _same(values: Floats) -> Floats:
+    return values

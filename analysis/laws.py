@@ -1,0 +1,234 @@
+"""Door: a fitted sweep's records → D_J(σ), C_J(σ), the Pareto frontier and σ*(F), each with intervals (METHOD A3, A4).
+
+python -m analysis.laws name=gym-r1 select.hparams=fitted/gym-r1
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from omegaconf import DictConfig
+
+from analysis import emit, show
+from analysis.batch import BatchLaws, batch_laws, one_per_cell
+from analysis.budget import Frontier, budget_law, optima_draws
+from analysis.curves import Reference, crossings
+from analysis.data import Laws, Level, fit_laws, predictions
+from analysis.hparams import provenance, read, reference_of, typed_command
+from analysis.records import Select, common_spec, load
+from analysis.uncertainty import Bootstrap, interval
+from rlscale.store import study_root
+from rlscale.typed import typed
+
+
+@dataclass(frozen=True)
+class Config:
+    """conf/analysis/laws.yaml."""
+
+    name: str
+    select: Mapping[str, Any]
+    reference: Mapping[str, Any]
+    variant: Literal["shared", "separate", "baseline"]
+    metric: Literal["train_return", "eval_return"]
+    bootstrap: Mapping[str, Any]
+    holdout: tuple[Fraction, ...]
+    holdout_budgets: int
+    extend: float
+    replace: bool
+
+    def __post_init__(self) -> None:
+        if self.holdout_budgets < 0:
+            raise ValueError(f"holdout_budgets={self.holdout_budgets}: give a whole number from 0 up")
+        if self.extend < 1:
+            raise ValueError(f"extend={self.extend}: give a factor of 1 or more")
+
+
+def main(cfg: DictConfig) -> None:
+    config = read(Config, cfg)
+    emit.check_name(config.name)
+    select = typed(Select, config.select, "select")
+    bootstrap = typed(Bootstrap, config.bootstrap, "bootstrap")
+    root = study_root()
+    folder = root / "fits" / config.name
+    study = load(root, select)
+    spec = common_spec(study)
+    reference = reference_of(config.reference, spec["benchmark"]["name"])
+    fitted = json.loads((folder / "hparams.json").read_text()) if (folder / "hparams.json").exists() else None
+    crossed = crossings(study, reference, config.metric, bootstrap, show.tracked)
+    crossed, dropped = one_per_cell(crossed, fitted, config.variant, config.name)
+    laws = fit_laws(crossed, config.holdout, bootstrap, show.tracked)
+    drawn = folder / "hparams_draws.npz"
+    batch = batch_laws(crossed, fitted, config.variant, drawn if drawn.exists() else None, bootstrap.draws)
+    n_params = reference.n_params or float(study.runs.groupby("task")["n_params"].mean().mean())
+    sigmas = [float(Fraction(u)) for u in laws.fit_utds]
+    ends = min(sigmas) / config.extend, max(sigmas) * config.extend
+
+    dropped = [(str(r), str(why)) for r, why in study.dropped.itertuples(index=False)] + crossed.dropped + dropped
+    frontiers = [Frontier(level.law, batch.mean, n_params, *ends) for level in laws.levels]
+    budget, notes = budget_part(laws, frontiers, batch, reference, config.holdout_budgets)
+    result = {
+        "schema": 1,
+        "name": config.name,
+        "provenance": provenance(
+            typed_command("laws", config.name, select.as_overrides()), study, config.select, reference
+        )
+        | {"metric": config.metric, "variant": config.variant, "bootstrap": dict(config.bootstrap), "spec": spec},
+        "data": [_data_row(level, config.holdout) for level in laws.levels],
+        "compute": {"n_params": n_params, "formula": "10·N·B(σ)·σ·D", "batch_size": batch.as_json()},
+        "budget": budget,
+        "holdout": predictions(laws, config.holdout, bootstrap),
+        "fit_utds": laws.fit_utds,
+        "extend": config.extend,
+        "scatter": laws.scatter,
+        "drift": laws.drift,
+        "thresholds": list(reference.thresholds),
+        "dropped": [{"what": what, "reason": why} for what, why in dropped + laws.dropped],
+        "notes": batch.notes + laws.notes + notes,
+    }
+    arrays = {
+        "data": np.stack([level.draws for level in laws.levels]),
+        "batch_slope": batch.slope_draws,
+        "batch_log_intercept": batch.log_intercept_draws,
+    }
+    files: dict[Path, str | bytes] = {
+        folder / "laws.json": emit.to_json(result),
+        folder / "laws_draws.npz": emit.to_npz(arrays),
+    }
+    emit.write(files, config.replace)
+    print_laws(json.loads(emit.to_json(result)))
+    show.say(f"\nwritten: {folder / 'laws.json'}")
+
+
+def budget_part(
+    laws: Laws, frontiers: list[Frontier], batch: BatchLaws, reference: Reference, held: int
+) -> tuple[dict[str, Any], list[str]]:
+    """laws.json's `budget`: the cheapest σ of each threshold, and σ*(F) through all but the `held` highest (4.5)."""
+    delta, count = reference.delta, len(laws.levels)
+    optima = [f.cheapest(delta) for f in frontiers]
+    budgets = np.array([p.compute + delta * p.data for p in optima])
+    sigma = np.array([p.sigma for p in optima])
+    frontier = frontiers[0]
+    ends = frontier.low, frontier.high
+    draws = np.stack(
+        [
+            optima_draws(v.draws, batch.log_intercept_draws, batch.slope_draws, frontier.n_params, delta, ends)
+            for v in laws.levels
+        ],
+        axis=1,
+    )  # [K, J, 2]
+    used = max(2, count - held)
+    coefficient = exponent = float("nan")
+    spans: dict[str, Any] = {"coefficient_ci95": None, "exponent_ci95": None}
+    notes: list[str] = []
+    predicted, predicted_spans = np.full(count, np.nan), [[float("nan")] * 2] * count
+    if count >= 2:
+        coefficient, exponent = map(float, budget_law(budgets[:used], sigma[:used]))
+        coefficients, exponents = budget_law(draws[:, :used, 1], draws[:, :used, 0])
+        spans = {"coefficient_ci95": interval(coefficients), "exponent_ci95": interval(exponents)}
+        predicted = coefficient * budgets**exponent
+        predicted_spans = [interval(coefficients * f**exponents) for f in budgets]
+        if used < 3:
+            notes.append("σ*(F) passes through two budgets only: list more thresholds to test it")
+        if used > count - held:
+            notes.append(f"{count} thresholds have a law: {count - used} budgets could be held out instead of {held}")
+    else:
+        notes.append("one threshold has a law: σ*(F) needs two")
+    if stuck := [f"{v.points.threshold:g}" for v, p in zip(laws.levels, optima, strict=True) if p.at_end]:
+        notes.append(
+            f"the cheapest σ at J = {', '.join(stuck)} is an end of the range that was searched, not an optimum"
+        )
+    points = [
+        {
+            "threshold": v.points.threshold, "budget": budgets[i], "utd": p.sigma, "utd_ci95": interval(draws[:, i, 0]),
+            "data": p.data, "compute": p.compute, "held_out": i >= used, "at_end": p.at_end,
+            "data_share": delta * p.data / budgets[i],
+            "predicted_utd": predicted[i], "predicted_utd_ci95": predicted_spans[i],
+        }
+        for i, (v, p) in enumerate(zip(laws.levels, optima, strict=True))
+    ]  # fmt: skip
+    return {"delta": delta, "coefficient": coefficient, "exponent": exponent, **spans, "points": points}, notes
+
+
+def _data_row(level: Level, holdout: tuple[Fraction, ...]) -> dict[str, Any]:
+    law, points = level.law, level.points
+    names = ("d_min", "beta", "alpha")
+    return {
+        "threshold": points.threshold,
+        "d_min": law.d_min, "beta": law.beta, "alpha": law.alpha,
+        "ci95": {name: interval(level.draws[:, i]) for i, name in enumerate(names)},
+        "loss": law.loss, "starts_agree": law.agree, "at_bound": list(law.at_bound),
+        "points": [
+            {
+                "utd": utd, "data": points.data[i], "data_ci95": interval(points.draws[:, i]),
+                "reached": not points.censored[i], "held_out": Fraction(utd) in holdout,
+            }
+            for i, utd in enumerate(points.utd)
+        ],
+        "scale": dict(points.scale),
+    }  # fmt: skip
+
+
+def print_laws(result: Mapping[str, Any]) -> None:
+    """The laws as tables, the way the terminal and `make quickstart` show them."""
+    rows = [
+        [f"{d['threshold']:g}", d["d_min"], show.span(d["ci95"]["d_min"]), d["beta"], show.span(d["ci95"]["beta"]),
+         d["alpha"], show.span(d["ci95"]["alpha"]), f"{sum(p['reached'] for p in d['points'])}/{len(d['points'])}"]
+        for d in result["data"]
+    ]  # fmt: skip
+    columns = ["J", "d_min", "95 %", "beta", "95 %", "alpha", "95 %", "σ that reached it"]
+    show.table("data law: D(σ) = d_min · (1 + (beta/σ)^alpha), env steps of the average task", columns, rows)
+    compute, budget = result["compute"], result["budget"]
+    show.say(f"\ncompute law: C = {compute['formula']} FLOPs with N = {show.number(float(compute['n_params']))}")
+    rows = [
+        [f"{p['threshold']:g}", p["budget"], p["utd"], show.span(p["utd_ci95"]), p["predicted_utd"],
+         p["data"], p["compute"],
+         "held out" if p["held_out"] else "", "end of range" if p["at_end"] else ""]
+        for p in budget["points"]
+    ]  # fmt: skip
+    show.say()
+    show.table(
+        f"budget law: σ*(F) = {show.number(budget['coefficient'])} · F^{show.number(budget['exponent'])}, "
+        f"exponent 95 % {show.span(budget['exponent_ci95'])}, F = C + {show.number(float(budget['delta']))}·D",
+        ["J", "F", "σ*", "95 %", "σ*(F)", "D", "C", "", ""], rows,
+    )  # fmt: skip
+    if result["holdout"]:
+        rows = [
+            [f"{h['threshold']:g}", h["utd"], h["predicted"], show.span(h["interval95"]),
+             h["observed"] if h["reached"] else f"> {show.number(h['at_least'])}",
+             f"{h['signed_error']:+.0%}" if h["reached"] else "–", _verdict(h),
+             "extrapolation" if h["extrapolation"] else "interpolation"]
+            for h in result["holdout"]
+        ]  # fmt: skip
+        show.say()
+        show.table("predicted for σ that no fit has seen, then measured (env steps)",
+                   ["J", "σ", "predicted", "95 %", "measured", "error", "inside", ""], rows)  # fmt: skip
+    if result["notes"]:
+        show.say("\nnotes\n" + "\n".join(f"  {note}" for note in result["notes"]))
+    if result["dropped"]:
+        show.say()
+        show.table(
+            f"left out ({len(result['dropped'])})",
+            ["what", "reason"],
+            [[d["what"], d["reason"]] for d in result["dropped"]],
+        )
+
+
+def _verdict(row: Mapping[str, Any]) -> str:
+    low, high = row["interval95"]
+    if low is None:
+        return "–"
+    if row["reached"]:
+        return "yes" if low <= row["observed"] <= high else "no"
+    return "yes" if high >= row["at_least"] else "no"
+
+
+if __name__ == "__main__":
+    from rlscale.door import door
+
+    door(main, "analysis/laws")

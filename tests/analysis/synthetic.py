@@ -1,0 +1,121 @@
+"""Studies made from known laws: what the analysis must find again."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlscale.spec import Budget, Member, RunSpec, identity, run_id
+
+THRESHOLDS = (300.0, 400.0, 500.0, 600.0, 700.0)
+
+
+@dataclass(frozen=True)
+class World:
+    """B* = b0·σ^b_exp, η* = lr0·σ^lr_exp, D_700 = scale·d_min(1 + (beta/σ)^alpha) at the best setting."""
+
+    tasks: dict[str, float] = field(default_factory=lambda: {"pendulum": 1.0, "cartpole_swingup": 1.5})  # data scale
+    utds: tuple[str, ...] = ("1/2", "1", "2", "4", "8")
+    batch_sizes: tuple[int, ...] = (64, 128, 256, 512)
+    learning_rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3)
+    seeds: int = 5
+    b: tuple[float, float] = (256.0, -0.4)
+    lr: tuple[float, float] = (6e-4, -0.3)
+    data: tuple[float, float, float] = (4000.0, 1.2, 0.8)
+    noise: float = 0.08
+    env_steps: int = 40000
+    log_every: int = 250
+    curvature: float = 0.12
+    random: int = 7
+
+    def best_batch(self, utd: str) -> float:
+        return self.b[0] * float(Fraction(utd)) ** self.b[1]
+
+    def best_rate(self, utd: str) -> float:
+        return self.lr[0] * float(Fraction(utd)) ** self.lr[1]
+
+    def data_law(self, utd: str, level: float = 700.0) -> float:
+        d_min, beta, alpha = self.data
+        return d_min * (1 + (beta / float(Fraction(utd))) ** alpha) * (level / 700.0) ** 1.5
+
+    def write_grid(self, root: Path, asked_by: dict[str, Any] | None = None) -> None:
+        """Every (task, σ, B, η, seed) of the grid."""
+        for task in self.tasks:
+            for utd in self.utds:
+                for batch in self.batch_sizes:
+                    for rate in self.learning_rates:
+                        self.write_cell(
+                            root, task, utd, batch, rate, asked_by or {"hparams": "constant", "sweep": None}
+                        )
+
+    def write_cell(self, root: Path, task: str, utd: str, batch: int, rate: float, asked_by: dict[str, Any]) -> None:
+        off = np.log2(batch / self.best_batch(utd)) ** 2 + np.log2(rate / self.best_rate(utd)) ** 2
+        data = self.tasks[task] * self.data_law(utd) * (1 + self.curvature * off)
+        for seed in range(self.seeds):
+            key = np.random.SeedSequence([self.random, seed, batch, round(rate * 1e7), *map(ord, task + utd)])
+            rng = np.random.default_rng(key)
+            mine = data * np.exp(self.noise * rng.standard_normal())
+            steps = np.arange(self.log_every, self.env_steps + 1, self.log_every)
+            value = np.minimum(1000.0, 700.0 * (steps / mine) ** (1 / 1.5)) + 10 * rng.standard_normal(len(steps))
+            write_run(root, task, utd, batch, rate, seed, steps, raw(task, value), asked_by, self.env_steps)
+
+
+def raw(task: str, normalised: np.ndarray) -> np.ndarray:
+    floor, ceiling = {"pendulum": (-1250.0, -150.0), "cartpole_swingup": (25.0, 870.0)}[task]
+    return floor + normalised * (ceiling - floor) / 1000.0
+
+
+def write_run(
+    root: Path,
+    task: str,
+    utd: str,
+    batch: int,
+    rate: float,
+    seed: int,
+    steps: np.ndarray,
+    returns: np.ndarray,
+    asked_by: dict[str, Any],
+    env_steps: int,
+    status: str = "finished",
+    width: int = 64,
+) -> Path:
+    """One run folder as rlscale.store leaves it."""
+    budget = Budget(env_steps, 500, int(steps[0]), None, 0, None)
+    spec = RunSpec(
+        {"name": "sac", "width": width, "discount": 0.99, "layers": 2},
+        {"name": "control", "task": task, "num_envs": 1},
+        Fraction(utd),
+        batch,
+        budget,
+    )
+    member = Member(seed, rate)
+    name = run_id(spec, member)
+    folder = root / "runs" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    sigma = Fraction(utd)
+    record = identity(spec, member) | {
+        "schema": 1,
+        "run_id": name,
+        "transitions": env_steps,
+        "updates": int((env_steps - 500) * sigma),
+        "utd_realised": utd,
+        "n_params": {"critic": 9218, "actor": 4610, "total": 13828},
+        "flops_per_update": 1e6,
+        "wall_s": 1.0,
+        "status": status,
+        "resumes": 0,
+        "asked_by": {"overrides": [], **asked_by},
+        "device": "cpu",
+    }
+    lines = ["env_step,updates,wall_s,train_return,train_episodes,eval_return,eval_episodes,critic_loss"]
+    for step, value in zip(steps, returns, strict=True):
+        text = "" if not np.isfinite(value) else repr(float(value))
+        lines.append(f"{step},{int(max(0, step - 500) * sigma)},1.0,{text},1,,,0.1")
+    (folder / "curve.csv").write_text("\n".join(lines) + "\n")
+    (folder / "record.json").write_text(json.dumps(record))
+    return folder

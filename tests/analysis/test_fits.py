@@ -1,0 +1,116 @@
+"""Power laws and the data law: published numbers, known truths, censoring."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from analysis.best import Best
+from analysis.fits import fit_data_law, fit_data_law_draws, power_laws, shared_slope
+from analysis.uncertainty import Bootstrap, excess_scatter, interval
+from rlscale.typed import Mistake
+
+SIGMA = np.array([0.25, 0.5, 1, 2, 4, 8])
+
+
+def exact(sigma: list[float], values: dict[str, list[float]]) -> Best:
+    """Best values without any spread among the draws."""
+    rows = [(t, str(s), s, v) for t, column in values.items() for s, v in zip(sigma, column, strict=True)]
+    table = pd.DataFrame(rows, columns=["task", "utd", "sigma", "value"])
+    return Best(table, np.repeat(table["value"].to_numpy()[:, None], 40, axis=1), [])
+
+
+@pytest.mark.parametrize("quantity", ["bs", "lr"])
+def test_published_slopes_of_the_gym_grid(golden: Callable[[str], Any], quantity: str) -> None:
+    case = golden("qs_01_linear_fit_gym.json")
+    shared, separate, notes = power_laws(exact(case["utds"], case["inputs"][quantity]), Bootstrap(40, 0), quantity)
+    want = case["expected"][quantity]
+    assert shared.slope[0] == pytest.approx(want["shared_slope"], rel=1e-9) and not notes
+    for t, task in enumerate(shared.tasks):
+        assert shared.log_intercept[t] / np.log(10) == pytest.approx(want["shared_log10_intercept"][task], rel=1e-9)
+        assert separate.slope[t] == pytest.approx(
+            want["separate_all_utds"][task]["slope"], rel=1e-9
+        )  # all σ, not all but one
+    low, high = interval(shared.slope_draws[:, 0])
+    assert low < shared.slope[0] < high  # the draws agree, so this is the scatter about the law
+
+
+def test_fewer_than_three_levels_is_a_mistake() -> None:
+    with pytest.raises(Mistake, match=r"at least 3 levels of σ.*leave 2"):
+        power_laws(exact([1, 2], {"a": [256, 128], "b": [200, 150]}), Bootstrap(40, 0), "batch_size")
+
+
+def test_a_task_with_too_few_levels_takes_the_shared_slope() -> None:
+    best = exact([1, 2, 4], {"a": [256, 128, 64], "b": [200, 150, 100]})
+    keep = ~((best.table["task"] == "b") & (best.table["sigma"] == 4)).to_numpy()
+    best = Best(best.table[keep].reset_index(drop=True), best.draws[keep], [])
+    shared, separate, notes = power_laws(best, Bootstrap(40, 0), "batch_size")
+    assert separate.slope[0] == pytest.approx(-1) and separate.slope[1] == shared.slope[1]
+    assert "b has 2 σ" in notes[0]
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.floats(-3, 3), st.floats(-3, 3)), min_size=6, max_size=20))
+def test_shared_slope_is_least_squares_with_dummies(points: list[tuple[int, float, float]]) -> None:
+    member = np.unique(np.array([p[0] for p in points]), return_inverse=True)[1]
+    x, y = np.array([p[1] for p in points]), np.array([p[2] for p in points])
+    if sum((np.ptp(x[member == t]) for t in range(member.max() + 1)), 0.0) < 0.1:
+        return
+    slope, intercept = shared_slope(x, y, member)
+    design = np.column_stack([x, *[(member == t).astype(float) for t in range(member.max() + 1)]])
+    np.testing.assert_allclose([slope, *intercept], np.linalg.lstsq(design, y, rcond=None)[0], atol=1e-6)
+
+
+def law(sigma: Any, d_min: float, beta: float, alpha: float) -> Any:
+    return d_min * (1 + (beta / sigma) ** alpha)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.floats(1e2, 1e6), st.floats(0.2, 4), st.floats(0.4, 1.6))
+def test_the_data_law_is_found_again(d_min: float, beta: float, alpha: float) -> None:
+    found = fit_data_law(SIGMA, law(SIGMA, d_min, beta, alpha), np.zeros(6, dtype=bool))
+    np.testing.assert_allclose([found.d_min, found.beta, found.alpha], [d_min, beta, alpha], rtol=2e-3)
+    assert found.loss < 1e-10
+    assert found.sigma_at(float(found(1.5))) == pytest.approx(1.5, rel=1e-9)
+    assert found.sigma_at(found.d_min * 0.99) == np.inf
+
+
+def test_all_draws_at_once_find_the_minima_of_the_single_fit() -> None:
+    rng = np.random.default_rng(0)
+    data = law(SIGMA, 2e4, 1.1, 0.8) * np.exp(0.08 * rng.standard_normal((12, 6)))
+    censored = np.zeros((12, 6), dtype=bool)
+    censored[6:, 0] = True
+    for row, (d_min, beta, alpha), hidden in zip(
+        data, fit_data_law_draws(SIGMA, data, censored), censored, strict=True
+    ):
+        gap = np.log(law(SIGMA, d_min, beta, alpha) / row)
+        loss = (np.where(hidden, np.minimum(gap, 0), gap) ** 2).sum()
+        assert loss <= fit_data_law(SIGMA, row, hidden).loss + 1e-6
+
+
+def test_a_censored_point_is_a_lower_bound_not_a_value() -> None:
+    data, censored = law(SIGMA, 2e4, 1.1, 0.8), np.zeros(6, dtype=bool)
+    censored[0] = True
+    data[0] *= 0.6  # the run ended at 60 % of what the level takes
+    found = fit_data_law(SIGMA, data, censored)
+    assert found.loss < 1e-10 and found.alpha == pytest.approx(0.8, rel=1e-2)
+    as_value = fit_data_law(SIGMA, data, np.zeros(6, dtype=bool))
+    assert as_value(0.25) < 0.85 * found(0.25)  # what taking it for a value would do
+    data[0] *= 4  # and one that ended beyond the law pushes the law up
+    assert fit_data_law(SIGMA, data, censored)(0.25) > 1.3 * found(0.25)
+
+
+def test_flat_data_are_reported_as_not_identified() -> None:
+    assert fit_data_law(SIGMA, np.full(6, 3e4), np.zeros(6, dtype=bool)).at_bound
+
+
+def test_excess_scatter() -> None:
+    residuals = np.array([0.3, -0.3, 0.3, -0.3])
+    assert excess_scatter(residuals, np.zeros(4), 2) == pytest.approx(0.18)
+    assert excess_scatter(residuals, np.full(4, 0.5), 2) == 0.0
+    assert excess_scatter(residuals, np.zeros(4), 0) == 0.0

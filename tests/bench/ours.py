@@ -1,0 +1,141 @@
+"""What is timed of rlscale: both executors as they are, and their parts alone at the same shapes.
+
+`host` and `device` are one vector step of the real loop (`advance`), updates included, for a pack of members; the
+parts are `update` (one gradient step on a fixed batch), `sample` (one draw of a batch: indices and gather), `env-host`
+and `env-device` (one env step under random actions). The parts run many times inside one compiled loop (the host's
+env in a Python loop), so they hold no dispatch: dispatch, acting, and what the parts cost more in company than alone
+are the loop's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from omegaconf import OmegaConf
+
+from rlscale import replay
+from rlscale.algorithms.sac import SAC
+from rlscale.benchmarks.control import Control
+from rlscale.benchmarks.gym import Gym
+from rlscale.cadence import schedule
+from rlscale.cycle import Run
+from rlscale.device_executor import DeviceExecutor
+from rlscale.host_executor import HostExecutor
+from rlscale.spec import Budget, Member
+from rlscale.types import Algorithm, Hyper, Transition
+from tests.bench.timing import CAPACITY, LONG, WARMUP, Maker, Point, Work
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+GYM, CONTROL = Gym("gym", "Pendulum-v1", 1), Control("control", "pendulum", 1)
+RATE = 3e-4
+
+
+def makers(packs: tuple[int, ...]) -> Callable[[Point], Mapping[str, Maker]]:
+    """All works of a point: both executors with each number of members, and the parts."""
+    return lambda point: {
+        **{f"{name}/{pack}": _executor(name, point, pack) for name in ("host", "device") for pack in packs},
+        "update": lambda: _update(point),
+        "sample": lambda: _sample(point),
+        "env-host": _env_host,
+        "env-device": _env_device,
+    }
+
+
+def _algorithm(point: Point) -> Algorithm:
+    fields: Any = OmegaConf.to_container(OmegaConf.load(CONF / "algorithm" / "sac.yaml"))
+    del fields["_target_"]
+    return SAC(**fields | {"width": point.width}).make(GYM.spec(), Fraction(point.utd), point.batch_size)
+
+
+def _executor(name: str, point: Point, pack: int) -> Maker:
+    def make() -> Work:
+        budget = Budget(LONG, WARMUP, log_every=1000, eval_every=None, eval_episodes=1, replay_capacity=CAPACITY)
+        cadence = schedule(Fraction(point.utd), 1, LONG, WARMUP)
+        members = [Member(seed, RATE) for seed in range(pack)]
+        benchmark, kind = (GYM, HostExecutor) if name == "host" else (CONTROL, DeviceExecutor)
+        job = Run(_algorithm(point), benchmark, members, cadence, budget, point.batch_size, "loop", "device")
+        executor, step = kind(job), 0
+
+        def work(units: int) -> None:
+            nonlocal step
+            stop = step + units
+            while step < stop:
+                step = executor.advance(step, stop)
+            jax.block_until_ready(executor.carries)
+
+        work(WARMUP + 1)
+        _, metrics = executor.read()
+        if not all(np.isfinite(values).all() for values in metrics.values()) or not metrics["critic_loss"].all():
+            raise RuntimeError(f"{name} at {point}: no update was made, or one that is not finite: {metrics}")
+        return work
+
+    return make
+
+
+def _random_rows(count: int) -> Transition:
+    rng, spec = np.random.default_rng(0), GYM.spec()
+    obs, next_obs = rng.standard_normal((2, count, spec.obs_dim), np.float32)
+    action = rng.uniform(-1, 1, (count, spec.action_dim)).astype(np.float32)
+    rows = Transition(obs, action, rng.standard_normal(count, np.float32), np.ones(count, np.float32), next_obs)
+    return jax.tree.map(jnp.asarray, rows)
+
+
+def _looped(body: Callable[[Any, Any], Any], start: Any, fixed: Any = None) -> Work:
+    """`body(carry, fixed)` any number of times in one compiled call; the carry goes on from call to call."""
+    run = jax.jit(lambda n, carry, fixed: jax.lax.fori_loop(0, n, lambda _, c: body(c, fixed), carry), donate_argnums=1)
+    carry = start
+
+    def work(units: int) -> None:
+        nonlocal carry
+        carry = jax.block_until_ready(run(np.int32(units), carry, fixed))
+
+    work(1)
+    return work
+
+
+def _update(point: Point) -> Work:
+    algorithm = _algorithm(point)
+    state = jax.jit(algorithm.init)(jax.random.key(0), Hyper(jnp.float32(RATE)))
+    return _looped(lambda s, batch: algorithm.update(s, batch)[0], state, _random_rows(point.batch_size))
+
+
+def _sample(point: Point) -> Work:
+    key = jax.random.key(0)
+
+    def body(carry: tuple[Any, Any], storage: Transition) -> tuple[Any, Any]:
+        batch, update = carry
+        index = replay.indices(key, update, CAPACITY, point.batch_size)
+        return replay.sample(storage, index), update + 1
+
+    return _looped(body, (_random_rows(point.batch_size), jnp.int32(0)), _random_rows(CAPACITY))
+
+
+def _env_host() -> Work:
+    env = GYM.make(0)
+    env.reset()
+    actions = np.random.default_rng(0).uniform(-1, 1, (1000, 1, GYM.spec().action_dim)).astype(np.float32)
+
+    def work(units: int) -> None:
+        for i in range(units):
+            env.step(actions[i % 1000])
+
+    return work
+
+
+def _env_device() -> Work:
+    functions = CONTROL.functions()
+    actions = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (1000, 1, CONTROL.spec().action_dim)), jnp.float32)
+    state, obs = jax.vmap(functions.init)(jax.random.key(0)[None])
+
+    def body(carry: Any, actions: Any) -> Any:
+        state, obs, reward, i = carry
+        state, step = jax.vmap(functions.step)(state, actions[i % 1000])
+        return state, step.obs, reward + step.reward, i + 1
+
+    return _looped(body, (state, obs, jnp.zeros(1), jnp.int32(0)), actions)

@@ -1,0 +1,98 @@
+"""How a thing is timed: a worker process holds what is to be timed and runs a short round of it whenever it is asked.
+
+The parent asks its workers in turn, so that rounds of different things are interleaved in time and whatever else the
+machine does falls on all of them alike.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple
+
+CAPACITY = 100_000  # rows of replay on both sides: a copy of it where none is needed would show
+WARMUP = 100  # env steps at random before the first update, on both sides
+LONG = 1_000_000  # env steps that a run is made for; no bench gets there
+
+
+class Point(NamedTuple):
+    """One size of the comparison."""
+
+    width: int  # of both hidden layers, actor and critics
+    batch_size: int
+    utd: int
+
+
+class Spent(NamedTuple):
+    """Seconds by the wall clock and of the CPU (all threads of the process)."""
+
+    wall: float
+    cpu: float
+
+
+class Round(NamedTuple):
+    """One timed round: `units` of work (vector steps or updates) in one member."""
+
+    units: int
+    spent: Spent
+
+
+Work = Callable[[int], None]  # does that many units of work and waits for their end
+Maker = Callable[[], Work]  # builds it, compiles it and runs it until all is compiled
+
+
+class Worker:
+    """What the process on the other end of `serve` holds: works by name, each with its number of units a round."""
+
+    def __init__(self, makers: Callable[[Point], Mapping[str, Maker]]) -> None:
+        self.makers = makers
+        self.works: dict[str, tuple[Work, int]] = {}
+
+    def open(self, point: Point, seconds: float) -> dict[str, Spent]:
+        """Build the works of a point, with rounds of about `seconds`; returns what building and compiling took."""
+        taken = {}
+        self.works = {}
+        for name, maker in self.makers(point).items():
+            work, taken[name] = timed(maker)
+            self.works[name] = work, round_units(work, seconds)
+        return taken
+
+    def round(self, name: str) -> Round:
+        """Time one round of a work."""
+        work, units = self.works[name]
+        return Round(units, timed(lambda: work(units))[1])
+
+
+def timed(call: Callable[[], Any]) -> tuple[Any, Spent]:
+    """What `call` returns and what it took."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    result = call()
+    return result, Spent(time.perf_counter() - wall, time.process_time() - cpu)
+
+
+def round_units(work: Work, seconds: float) -> int:
+    """Units of work in about `seconds` of CPU; finding out is the warm-up that no round counts."""
+    units = 1
+    while True:
+        cpu = timed(lambda n=units: work(n))[1].cpu  # type: ignore[misc]
+        if cpu > seconds / 4:
+            return max(1, round(units * seconds / cpu))
+        units *= 2
+
+
+def serve(connection: Connection, makers: Callable[[], Callable[[Point], Mapping[str, Maker]]]) -> None:
+    """The worker process: answer (method, *arguments) until None comes. What it prints goes to standard error."""
+    os.dup2(2, 1)
+    try:
+        worker = Worker(makers())
+        connection.send((None, None))
+        while (asked := connection.recv()) is not None:
+            method, *arguments = asked
+            connection.send((None, getattr(worker, method)(*arguments)))
+    except EOFError:  # the parent is gone
+        pass
+    except Exception:
+        connection.send((traceback.format_exc(), None))

@@ -1,0 +1,48 @@
+"""What every test shares: JAX on the CPU without a thread pool of its own, Hypothesis without a clock, few fixtures."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+# Before any test imports jax or numpy. Two workers share two cores: a thread pool in each would make them fight.
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
+for _pool in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_pool, "1")
+os.environ.setdefault("MPLBACKEND", "agg")
+os.environ.setdefault("WANDB_MODE", "disabled")
+# No test may find, or write into, the study of the person who runs it: those that need one take the fixture.
+os.environ.pop("RLSCALE_STUDY", None)
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# A deadline would measure the machine; the same examples every time make a red test red for everybody.
+hypothesis.settings.register_profile("house", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("house")
+
+
+@pytest.fixture
+def root() -> Path:
+    """The repository."""
+    return ROOT
+
+
+@pytest.fixture
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty study of this test's own, which RLSCALE_STUDY names."""
+    folder = tmp_path / "study"
+    monkeypatch.setenv("RLSCALE_STUDY", str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def published() -> Path:
+    """The published runs and numbers, used in place and never copied; the test is skipped where they are absent."""
+    folder = ROOT.parent / "shared" / "published"
+    if not folder.is_dir():
+        pytest.skip("the published data are not beside the repository (../shared/published)")
+    return folder

@@ -1,0 +1,220 @@
+"""What every suite promises, over every conf/benchmark/*.yaml; a suite whose simulator is not installed is skipped."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+
+from rlscale.typed import Mistake, typed
+from rlscale.types import DeviceEnv, Step
+
+OPTIONS = sorted((Path(__file__).parents[2] / "conf" / "benchmark").glob("*.yaml"))
+# Tasks to hold to the contract besides each option's default.
+MORE = {"gym": ["Pendulum-v1", "Hopper-v4"], "control": ["cartpole_swingup"], "toy": ["reach"]}
+CASES = [(path.stem, task) for path in OPTIONS for task in (None, *MORE.get(path.stem, []))]
+NOTHING_RANDOM = {("toy", "reach")}
+ENDS_EARLY = {("gym", "Hopper-v4"), ("toy", "reach")}  # under random actions
+E = 3  # copies
+
+
+def option(suite: str) -> dict[str, Any]:
+    path = next(path for path in OPTIONS if path.stem == suite)
+    return dict(OmegaConf.load(path))
+
+
+def benchmark(suite: str, task: str | None, num_envs: int = E) -> Any:
+    values = option(suite)
+    module, _, name = values.pop("_target_").rpartition(".")
+    values |= {"task": task or values["task"], "num_envs": num_envs}
+    return typed(getattr(importlib.import_module(module), name), values, "benchmark")
+
+
+class Driver(NamedTuple):
+    """Host and device environments, driven alike; everything that comes out is NumPy."""
+
+    reset: Callable[[], np.ndarray]
+    step: Callable[[np.ndarray], Step]
+
+
+@functools.cache  # one compile for all tests of a task
+def compiled(bench: Any) -> DeviceEnv:
+    functions = bench.functions()
+    return DeviceEnv(jax.jit(jax.vmap(functions.init)), jax.jit(jax.vmap(functions.step)))
+
+
+def driver(bench: Any, seed: int) -> Driver:
+    if hasattr(bench, "make"):
+        env = bench.make(seed)
+        return Driver(env.reset, env.step)
+    init, step_ = compiled(bench)
+    keys = jax.random.split(jax.random.key(seed), bench.num_envs)
+    state = init(keys)[0]
+
+    def reset() -> np.ndarray:
+        nonlocal state, keys
+        state, obs = init(keys)
+        keys = jax.vmap(jax.random.split)(keys)[:, 1]
+        return np.asarray(obs)
+
+    def step(action: np.ndarray) -> Step:
+        nonlocal state
+        state, out = step_(state, action)
+        return jax.tree.map(np.asarray, out)
+
+    return Driver(reset, step)
+
+
+@pytest.fixture(params=CASES, ids=lambda case: f"{case[0]}-{case[1] or 'default'}")
+def case(request: pytest.FixtureRequest) -> tuple[str, str | None]:
+    """A suite and a task that can run here."""
+    suite, task = request.param
+    try:
+        benchmark(suite, task).spec()
+    except (ImportError, Mistake) as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, ImportError):
+            cause = cause.__cause__
+        if cause is None:
+            raise
+        pytest.skip(f"benchmark={suite}: {error}")
+    return suite, task
+
+
+def actions(steps: int, action_dim: int) -> np.ndarray:
+    return np.random.default_rng(0).uniform(-1, 1, (steps, E, action_dim)).astype(np.float32)
+
+
+def rollout(bench: Any, seed: int, steps: int) -> tuple[np.ndarray, Step]:
+    """The observations acted on and what came of it, [T, E, ...] each."""
+    env = driver(bench, seed)
+    obs, seen, out = env.reset(), [], []
+    for action in actions(steps, bench.spec().action_dim):
+        seen.append(obs)
+        out.append(env.step(action))
+        obs = out[-1].obs
+    return np.stack(seen), Step(*(np.stack(column) for column in zip(*out, strict=True)))
+
+
+@functools.cache  # bought once for two tests
+def long_rollout(bench: Any) -> tuple[np.ndarray, Step]:
+    """Two time-outs and a half, or some dozens of true ends: every copy restarts."""
+    limit = bench.spec().episode_steps
+    ends_early = (bench.name, bench.task) in ENDS_EARLY
+    return rollout(bench, seed=1, steps=min(2 * limit + limit // 2, 400 if ends_early else 10_000))
+
+
+def test_every_option_is_whole(case: tuple[str, str | None]) -> None:
+    suite, _ = case
+    assert set(option(suite)) >= {"_target_", "name", "task", "num_envs"}
+    assert option(suite)["name"] == suite
+
+
+def test_shapes_and_dtypes(case: tuple[str, str | None]) -> None:
+    bench = benchmark(*case)
+    obs_dim, action_dim, episode_steps = bench.spec()
+    assert episode_steps > 0
+    env = driver(bench, seed=0)
+    obs = env.reset()
+    assert obs.shape == (E, obs_dim) and obs.dtype == np.float32
+    for action in (np.ones, np.zeros, lambda shape, dtype: -np.ones(shape, dtype)):  # the ends of the box are inside
+        out = env.step(action((E, action_dim), np.float32))
+        for x, shape, dtype in (
+            (out.obs, (E, obs_dim), np.float32),
+            (out.final_obs, (E, obs_dim), np.float32),
+            (out.reward, (E,), np.float32),
+            (out.terminated, (E,), np.bool_),
+            (out.truncated, (E,), np.bool_),
+        ):
+            assert isinstance(x, np.ndarray) and x.shape == shape and x.dtype == dtype
+            assert np.isfinite(x).all()
+
+
+def test_episodes(case: tuple[str, str | None]) -> None:
+    """A time-out is no termination and comes at the limit; an ended copy restarts in the same step, and only it."""
+    bench = benchmark(*case)
+    limit = bench.spec().episode_steps
+    seen, out = long_rollout(bench)
+    ended = out.terminated | out.truncated
+
+    assert not (out.terminated & out.truncated).any()
+    age = np.zeros(E, int)
+    for now in range(len(seen)):
+        age += 1
+        assert (out.truncated[now] == ((age == limit) & ~out.terminated[now])).all(), f"copy ages {age}"
+        age[ended[now]] = 0
+    if case in ENDS_EARLY:
+        assert out.terminated.any()
+    else:
+        assert out.truncated.sum() == 2 * E
+
+    # `final_obs` is the observation before the reset, `obs` the one to go on from
+    assert (out.final_obs == out.obs)[~ended].all()
+    assert (out.final_obs != out.obs)[ended].any(axis=-1).all()
+
+    # Every episode begins like one (no transition leads across a reset), and its first step is a real step.
+    fresh = driver(bench, seed=2)
+    starts = np.concatenate([fresh.reset() for _ in range(40)])
+    low, high = starts.min(axis=0), starts.max(axis=0)
+    margin = high - low + 1e-6
+    begun = out.obs[ended]
+    assert (begun >= low - margin).all() and (begun <= high + margin).all()
+    follows = ended[:-1]
+    assert (out.final_obs[1:] != seen[1:])[follows].any(axis=-1).all()
+
+
+def test_seeds_reproduce_and_differ(case: tuple[str, str | None]) -> None:
+    bench = benchmark(*case)
+    steps = min(bench.spec().episode_steps + 20, 250)
+    once, again, other = (rollout(bench, seed, steps) for seed in (5, 5, 6))
+    for a, b in zip(jax.tree.leaves(once), jax.tree.leaves(again), strict=True):
+        np.testing.assert_array_equal(a, b)
+    if case not in NOTHING_RANDOM:
+        seen = once[0]
+        assert (seen[0] != other[0][0]).any(axis=-1).all()  # from the first observation on, in every copy
+        assert (seen[0, 0] != seen[0, 1]).any() and (seen[0, 1] != seen[0, 2]).any()
+
+
+def test_episodes_of_a_copy_differ(case: tuple[str, str | None]) -> None:
+    bench = benchmark(*case)
+    if case in NOTHING_RANDOM:
+        pytest.skip("nothing in this task is random")
+    env = driver(bench, seed=0)
+    first, second = env.reset(), env.reset()
+    assert (first != second).any(axis=-1).all()
+    _, out = long_rollout(bench)
+    begun = out.obs[out.terminated | out.truncated]
+    assert len(np.unique(begun, axis=0)) == len(begun)
+
+
+def test_the_whole_box_is_used(case: tuple[str, str | None]) -> None:
+    """From the same start, ½ does less than 1, and beyond 1 there is nothing more to have."""
+    bench = benchmark(*case)
+    shape = (E, bench.spec().action_dim)
+
+    def after(size: float) -> tuple[np.ndarray, np.ndarray]:
+        env = driver(bench, seed=3)
+        env.reset()
+        out = env.step(np.full(shape, size, np.float32))
+        return out.final_obs, out.reward
+
+    for sign in (1.0, -1.0):
+        half, whole, beyond = after(sign * 0.5), after(sign), after(sign * 1.5)
+        assert any((a != b).any() for a, b in zip(half, whole, strict=True))
+        for a, b in zip(whole, beyond, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_mistakes_are_sentences(case: tuple[str, str | None]) -> None:
+    suite, task = case
+    with pytest.raises(Mistake, match=r"^benchmark\.task=no-such-task: "):
+        benchmark(suite, "no-such-task").spec()
+    with pytest.raises(Mistake, match=r"^benchmark\.num_envs=0: "):
+        benchmark(suite, task, num_envs=0)

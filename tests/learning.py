@@ -1,0 +1,132 @@
+"""Does it learn like the published runs? Named checks against published curves, as a table.
+
+python -m tests.learning                       every check (hours on two cores)
+python -m tests.learning pendulum halfcheetah  only those whose name contains one of the words
+
+A check trains its seeds through the ordinary command line into the study's records, so one that is recorded costs
+nothing, and compares the mean over seeds with the published mean: two-sided within 3·std·√(1/n + 1/n_ref), or a floor.
+"""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+from dataclasses import dataclass
+from datetime import date
+from math import sqrt
+
+from rlscale.spec import run_id
+from rlscale.store import Store
+from rlscale.train import versions
+
+SEEDS = (0, 1, 2, 3)
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published level: mean and standard deviation over `seeds` runs."""
+
+    mean: float
+    std: float
+    seeds: int
+
+    def band(self, n: int) -> tuple[float, float]:
+        """Where the mean of n of our runs must lie."""
+        half = 3 * self.std * sqrt(1 / n + 1 / self.seeds)
+        return self.mean - half, self.mean + half
+
+
+@dataclass(frozen=True)
+class Check:
+    """One level of one run: which command, which column, when, and what is expected."""
+
+    name: str
+    overrides: tuple[str, ...]
+    column: str
+    at: int  # env step
+    window: int  # env steps before `at` whose rows are averaged
+    expected: Published | float  # a float is a floor
+    source: str
+
+
+def sac(task: str, utd: str, batch_size: int, learning_rate: str, env_steps: int) -> tuple[str, ...]:
+    """SAC of the scaling paper on a Gym task: 2×256, warm-up 5,000, no evaluation (its metric is the online return)."""
+    budget = (f"budget.env_steps={env_steps}", "budget.warmup_steps=5000", "budget.eval_every=null")
+    hparams = (f"hparams.batch_size={batch_size}", f"hparams.learning_rate={learning_rate}")
+    return ("algorithm=sac", "benchmark=gym", f"benchmark.task={task}", f"utd={utd}", *hparams, *budget)
+
+
+PAPER = "scaling paper's runs, 8 seeds"
+PENDULUM = (
+    *("algorithm=sac", "benchmark=gym", "benchmark.task=Pendulum-v1", "utd=1"),
+    *("hparams.batch_size=256", "hparams.learning_rate=1e-3"),
+    *("budget.env_steps=6000", "budget.warmup_steps=500", "budget.eval_every=6000", "budget.eval_episodes=10"),
+)
+CHEETAH_1 = sac("HalfCheetah-v4", "1", 512, "2e-3", 30_000)
+CHEETAH_QUARTER = sac("HalfCheetah-v4", "1/4", 512, "2e-3", 39_000)
+CHECKS = (
+    Check("pendulum", PENDULUM, "eval_return", 6_000, 1, -250.0, "a floor; plain SAC gets −114±43"),
+    Check("halfcheetah σ=1 15k", CHEETAH_1, "train_return", 15_000, 3_000, Published(513, 168, 8), PAPER),
+    Check("halfcheetah σ=1 20k", CHEETAH_1, "train_return", 20_000, 3_000, Published(1795, 438, 8), PAPER),
+    Check("halfcheetah σ=1 30k", CHEETAH_1, "train_return", 30_000, 3_000, Published(3045, 566, 8), PAPER),
+    Check("halfcheetah σ=1/4 30k", CHEETAH_QUARTER, "train_return", 30_000, 3_000, Published(201, 91, 8), PAPER),
+    Check("halfcheetah σ=1/4 39k", CHEETAH_QUARTER, "train_return", 39_000, 3_000, Published(917, 142, 8), PAPER),
+    *(
+        Check(f"{task.split('-')[0].lower()} σ=1 50k", run, "train_return", 50_000, 10_000, expected, PAPER)
+        for task, run, expected in (
+            ("Walker2d-v4", sac("Walker2d-v4", "1", 128, "5e-4", 50_000), Published(511, 153, 8)),
+            ("Ant-v4", sac("Ant-v4", "1", 256, "1e-4", 50_000), Published(555, 144, 8)),
+            ("Humanoid-v4", sac("Humanoid-v4", "1", 256, "2e-4", 50_000), Published(456, 18, 8)),
+        )
+    ),
+)
+
+
+def measure(check: Check) -> list[float]:
+    """The level of each seed: the mean of the column's rows in (at − window, at]."""
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    from rlscale.door import CONF
+    from rlscale.job import job_from
+
+    with initialize_config_dir(CONF, version_base="1.3"):
+        config = OmegaConf.to_container(compose("train", [*check.overrides, f"seed={list(SEEDS)}"]), resolve=True)
+    job = job_from(config, {}, ())  # type: ignore[arg-type]
+    levels = []
+    for member in job.members:
+        with (Store().runs / run_id(job.spec, member) / "curve.csv").open() as file:
+            rows = [r for r in csv.DictReader(file) if check.at - check.window < int(r["env_step"]) <= check.at]
+        values = [float(r[check.column]) for r in rows if r[check.column]]
+        levels.append(sum(values) / len(values))
+    return levels
+
+
+def main(words: list[str]) -> int:
+    """Run the chosen checks and print the table; returns the number that failed."""
+    checks = [c for c in CHECKS if not words or any(w in c.name for w in words)]
+    # One process for each seed, so that all cores work: the members are the same either way.
+    for overrides in dict.fromkeys(c.overrides for c in checks):
+        seeds = ",".join(map(str, SEEDS))
+        subprocess.run([sys.executable, "-m", "rlscale.train", "-m", *overrides, f"seed={seeds}"], check=True)
+    failed = 0
+    print(f"\n{date.today()} · " + ", ".join(f"{k} {v}" for k, v in versions().items()))
+    print(f"{'check':<22} {'mean':>8} {'of seeds':<28} {'must be':<20} {'verdict':<8} basis")
+    for check in checks:
+        levels = measure(check)
+        mean = sum(levels) / len(levels)
+        if isinstance(check.expected, Published):
+            low, high = check.expected.band(len(levels))
+            bar = f"{low:,.0f} … {high:,.0f}"
+        else:
+            low, high, bar = check.expected, float("inf"), f"≥ {check.expected:,.0f}"
+        held = low <= mean <= high
+        failed += not held
+        each = ", ".join(f"{v:,.0f}" for v in levels)
+        print(f"{check.name:<22} {mean:>8,.0f} {each:<28} {bar:<20} {'held' if held else 'MISSED':<8} {check.source}")
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
