@@ -117,7 +117,7 @@ def _drift(levels_: list[Averaged], train: NDArray[np.bool_]) -> float | None:
 def predictions(laws: Laws, holdout: tuple[Fraction, ...], bootstrap: Bootstrap) -> list[dict[str, Any]]:
     """Predictions at the σ that no fit has seen, with intervals for what a measurement there should give.
 
-    The interval holds the draws of the law, the scatter of points about it, the measurement's own seeds and, outside the
+    The interval holds the draws of the law, the scatter about it, the measurement's own seeds and, outside the
     fitted σ, the law's own drift; where that is unknown there is no interval.
     """
     rows = []

@@ -172,8 +172,8 @@ def test_a_budget_says_what_is_wrong(key: str, value: int, mend: str) -> None:
         ("seed", -1, "from 0 to"),
         ("seed", 2**31, "from 0 to"),
         ("learning_rate", 0, "positive"),
-        ("learning_rate", "inf", "positive"),
-        ("learning_rate", "nan", "positive"),
+        ("learning_rate", "inf", "a number"),
+        ("learning_rate", "nan", "a number"),
     ],
 )
 def test_a_member_says_what_is_wrong(key: str, value: Any, mend: str) -> None:

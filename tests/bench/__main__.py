@@ -27,11 +27,11 @@ from typing import Any
 
 import psutil
 
-from tests.bench.timing import Maker, Point, Round, Spent, serve
+from tests.bench.report import Measured, table, verdicts
+from tests.bench.timing import Maker, Point, Round, serve
 
 POINTS = [Point(width, batch_size, utd) for width, batch_size in ((64, 64), (256, 256)) for utd in (1, 8)]
 PACKS = (1, 8)
-MAX_OVERHEAD, MIN_RATIO, MIN_DEVICE_STEPS = 0.10, 1.1, 5000.0
 PARTS = ("update", "sample", "env-host", "env-device")
 
 # Before any worker imports numpy, jax or torch: one thread in each pool, and nothing compiled read from a disk.
@@ -89,54 +89,6 @@ class Client:
         return value
 
 
-class Measured:
-    """All rounds of one point, and what follows from them."""
-
-    def __init__(self, point: Point, compiled: dict[str, Spent], rounds: dict[str, list[Round]]) -> None:
-        self.point, self.compiled, self.rounds = point, compiled, rounds
-
-    def rate(self, name: str, clock: str, factor: int = 1) -> float:
-        """Median of units per second by a clock (``wall`` or ``cpu``), times `factor`."""
-        return factor * median(r.units / getattr(r.spent, clock) for r in self.rounds[name])
-
-    def ratio(self, name: str, clock: str, factor: int) -> float:
-        """Median over rounds of `factor` times the work's rate against sbx's in the same round."""
-        pairs = zip(self.rounds[name], self.rounds["sbx"], strict=True)
-        return factor * median(
-            (a.units / getattr(a.spent, clock)) / (b.units / getattr(b.spent, clock)) for a, b in pairs
-        )
-
-    def shares(self, name: str, pack: int) -> dict[str, float]:
-        """Shares of a member's vector step spent in updates, env, sampling and the rest, by CPU time.
-
-        Each is the median of its rounds' shares; what the parts leave is the rest, never below 0.
-        """
-        shares = {"updates": 0.0, "env": 0.0, "sampling": 0.0}
-        parts = {
-            "updates": ("update", self.point.utd),
-            "env": (f"env-{name}", 1),
-            "sampling": ("sample", self.point.utd),
-        }
-        for what, (part, times) in parts.items():
-            pairs = zip(self.rounds[part], self.rounds[f"{name}/{pack}"], strict=True)
-            shares[what] = median(times * (a.spent.cpu / a.units) / (b.spent.cpu / (b.units * pack)) for a, b in pairs)
-        total = max(
-            1.0, sum(shares.values())
-        )  # parts alone may seem to take more than the whole: then there is no rest
-        shares = {what: share / total for what, share in shares.items()}
-        return shares | {"rest": 1.0 - sum(shares.values())}
-
-    def overhead(self, name: str, pack: int) -> float:
-        """The loop's own share: all but updates and physics."""
-        shares = self.shares(name, pack)
-        return shares["sampling"] + shares["rest"]
-
-    def busy(self) -> float:
-        """The share of the wall clock's time for which the rounds held the core."""
-        every = [r.spent for rounds in self.rounds.values() for r in rounds]
-        return sum(s.cpu for s in every) / sum(s.wall for s in every)
-
-
 def measure(
     point: Point, packs: tuple[int, ...], ours: Client, theirs: Client, rounds: int, seconds: float
 ) -> Measured:
@@ -148,73 +100,6 @@ def measure(
         for name in names if number % 2 == 0 else reversed(names):
             taken[name].append((theirs if name == "sbx" else ours).ask("round", name))
     return Measured(point, compiled, taken)
-
-
-def table(name: str, found: list[Measured], packs: tuple[int, ...]) -> str:
-    """One executor's numbers; beside the host executor's, sbx's."""
-    beside = name == "host"
-    head = (
-        f"{'width':>5} {'B':>4} {'σ':>2} {'pack':>4} | {'updates/s':>9} {'per CPU-s':>9} | {'steps/s':>8} {'per CPU-s':>9} |"
-        f" {'compile':>8} | {'updates':>7} {'env':>6} {'sampling':>8} {'rest':>6}"
-    )
-    if beside:
-        head += f" | {'sbx updates per CPU-s':>21} {'ratio':>6} {'by wall':>7}"
-    lines = [head, "-" * len(head)]
-    for m in found:
-        for pack in packs:
-            work, (width, batch_size, utd) = f"{name}/{pack}", m.point
-            steps, steps_cpu = m.rate(work, "wall", pack), m.rate(work, "cpu", pack)
-            shares = m.shares(name, pack)
-            line = (
-                f"{width:>5} {batch_size:>4} {utd:>2} {pack:>4} | {steps * utd:>9,.0f} {steps_cpu * utd:>9,.0f} |"
-                f" {steps:>8,.0f} {steps_cpu:>9,.0f} | {m.compiled[work].cpu:>6.1f} s | {shares['updates']:>7.1%}"
-                f" {shares['env']:>6.1%} {shares['sampling']:>8.1%} {shares['rest']:>6.1%}"
-            )
-            if beside:
-                line += (
-                    f" | {m.rate('sbx', 'cpu', utd):>21,.0f} {m.ratio(work, 'cpu', pack):>6.2f}"
-                    f" {m.ratio(work, 'wall', pack):>7.2f}"
-                )
-            lines.append(line)
-    return "\n".join(lines)
-
-
-def verdicts(found: list[Measured], packs: tuple[int, ...]) -> list[tuple[bool, str]]:
-    """Each target that the measured points can speak of: whether it is met, and a line that says so."""
-
-    def label(m: Measured, pack: int) -> str:
-        return f"({m.point.width}, {m.point.batch_size}) σ={m.point.utd} pack={pack}"
-
-    lines = []
-    wide = [
-        (m.overhead(e, p), f"{e} {label(m, p)}")
-        for m in found
-        if m.point.width == 256
-        for e in ("host", "device")
-        for p in packs
-    ]
-    if wide:
-        worst, where = max(wide)
-        lines.append(
-            (
-                worst < MAX_OVERHEAD,
-                f"overhead of the loop at width 256: at most {worst:.1%} ({where}); target < {MAX_OVERHEAD:.0%}",
-            )
-        )
-    least, where = min((m.ratio(f"host/{p}", "cpu", p), label(m, p)) for m in found for p in packs)
-    lines.append(
-        (least >= MIN_RATIO, f"host executor against sbx: at least {least:.2f}× ({where}); target ≥ {MIN_RATIO}×")
-    )
-    small = [m for m in found if m.point == Point(64, 64, 1)]
-    for m, pack in ((m, p) for m in small for p in packs):
-        steps = m.rate(f"device/{pack}", "cpu", pack)
-        lines.append(
-            (
-                steps >= MIN_DEVICE_STEPS,
-                f"device executor {label(m, pack)}: {steps:,.0f} steps-with-updates per CPU-second; target ≥ {MIN_DEVICE_STEPS:,.0f}",
-            )
-        )
-    return lines
 
 
 def pin() -> str:
@@ -274,7 +159,7 @@ def main(arguments: list[str] | None = None) -> int:
     print("\nDevice executor (benchmark control, pendulum)")
     print(table("device", found, PACKS))
     print("\nCompile: CPU-seconds to build a pack and compile all that it runs, cache off; once per shape.")
-    print(f"sbx's: {', '.join(f'{m.compiled["sbx"].cpu:.1f} s' for m in found)}.")
+    print("sbx's: " + ", ".join(f"{m.compiled['sbx'].cpu:.1f} s" for m in found) + ".")
     print(
         "Shares: parts timed alone at the same shapes, by CPU time; rest is acting, dispatch, adding and bookkeeping."
     )

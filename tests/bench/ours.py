@@ -109,7 +109,7 @@ def _sample(point: Point) -> Work:
     key = jax.random.key(0)
 
     def body(carry: tuple[Any, Any], storage: Transition) -> tuple[Any, Any]:
-        batch, update = carry
+        _, update = carry
         index = replay.indices(key, update, CAPACITY, point.batch_size)
         return replay.sample(storage, index), update + 1
 
@@ -134,7 +134,7 @@ def _env_device() -> Work:
     state, obs = jax.vmap(functions.init)(jax.random.key(0)[None])
 
     def body(carry: Any, actions: Any) -> Any:
-        state, obs, reward, i = carry
+        state, _, reward, i = carry
         state, step = jax.vmap(functions.step)(state, actions[i % 1000])
         return state, step.obs, reward + step.reward, i + 1
 

@@ -25,6 +25,9 @@ class Point(NamedTuple):
     batch_size: int
     utd: int
 
+    def __str__(self) -> str:
+        return f"({self.width}, {self.batch_size}) σ={self.utd}"
+
 
 class Spent(NamedTuple):
     """Seconds by the wall clock and of the CPU (all threads of the process)."""

@@ -1,0 +1,111 @@
+"""What follows from the rounds: rates, shares, ratios, the tables, and whether each target is met."""
+
+from __future__ import annotations
+
+from statistics import median
+
+from tests.bench.timing import Point, Round, Spent
+
+MAX_OVERHEAD, MIN_RATIO, MIN_DEVICE_STEPS = 0.10, 1.1, 5000.0
+
+
+class Measured:
+    """All rounds of one point, and what follows from them."""
+
+    def __init__(self, point: Point, compiled: dict[str, Spent], rounds: dict[str, list[Round]]) -> None:
+        self.point, self.compiled, self.rounds = point, compiled, rounds
+
+    def rate(self, name: str, clock: str, factor: int = 1) -> float:
+        """Median of units per second by a clock (``wall`` or ``cpu``), times `factor`."""
+        return factor * median(r.units / getattr(r.spent, clock) for r in self.rounds[name])
+
+    def ratio(self, name: str, clock: str, factor: int) -> float:
+        """Median over rounds of `factor` times the work's rate against sbx's in the same round."""
+        pairs = zip(self.rounds[name], self.rounds["sbx"], strict=True)
+        return factor * median(
+            (a.units / getattr(a.spent, clock)) / (b.units / getattr(b.spent, clock)) for a, b in pairs
+        )
+
+    def shares(self, name: str, pack: int) -> dict[str, float]:
+        """Shares of a member's vector step spent in updates, env, sampling and the rest, by CPU time.
+
+        Each is the median of its rounds' shares; what the parts leave is the rest, never below 0.
+        """
+        shares = {"updates": 0.0, "env": 0.0, "sampling": 0.0}
+        parts = {
+            "updates": ("update", self.point.utd),
+            "env": (f"env-{name}", 1),
+            "sampling": ("sample", self.point.utd),
+        }
+        for what, (part, times) in parts.items():
+            pairs = zip(self.rounds[part], self.rounds[f"{name}/{pack}"], strict=True)
+            shares[what] = median(times * (a.spent.cpu / a.units) / (b.spent.cpu / (b.units * pack)) for a, b in pairs)
+        total = max(
+            1.0, sum(shares.values())
+        )  # parts alone may seem to take more than the whole: then there is no rest
+        shares = {what: share / total for what, share in shares.items()}
+        return shares | {"rest": 1.0 - sum(shares.values())}
+
+    def overhead(self, name: str, pack: int) -> float:
+        """The loop's own share: all but updates and physics."""
+        shares = self.shares(name, pack)
+        return shares["sampling"] + shares["rest"]
+
+    def busy(self) -> float:
+        """The share of the wall clock's time for which the rounds held the core."""
+        every = [r.spent for rounds in self.rounds.values() for r in rounds]
+        return sum(s.cpu for s in every) / sum(s.wall for s in every)
+
+
+def table(name: str, found: list[Measured], packs: tuple[int, ...]) -> str:
+    """One executor's numbers; beside the host executor's, sbx's."""
+    beside = name == "host"
+    head = (
+        f"{'width':>5} {'B':>4} {'σ':>2} {'pack':>4} | {'updates/s':>9} {'per CPU-s':>9} | {'steps/s':>8}"
+        f" {'per CPU-s':>9} | {'compile':>8} | {'updates':>7} {'env':>6} {'sampling':>8} {'rest':>6}"
+    )
+    if beside:
+        head += f" | {'sbx updates per CPU-s':>21} {'ratio':>6} {'by wall':>7}"
+    lines = [head, "-" * len(head)]
+    for m in found:
+        for pack in packs:
+            work, (width, batch_size, utd) = f"{name}/{pack}", m.point
+            steps, steps_cpu = m.rate(work, "wall", pack), m.rate(work, "cpu", pack)
+            shares = m.shares(name, pack)
+            line = (
+                f"{width:>5} {batch_size:>4} {utd:>2} {pack:>4} | {steps * utd:>9,.0f} {steps_cpu * utd:>9,.0f} |"
+                f" {steps:>8,.0f} {steps_cpu:>9,.0f} | {m.compiled[work].cpu:>6.1f} s | {shares['updates']:>7.1%}"
+                f" {shares['env']:>6.1%} {shares['sampling']:>8.1%} {shares['rest']:>6.1%}"
+            )
+            if beside:
+                line += (
+                    f" | {m.rate('sbx', 'cpu', utd):>21,.0f} {m.ratio(work, 'cpu', pack):>6.2f}"
+                    f" {m.ratio(work, 'wall', pack):>7.2f}"
+                )
+            lines.append(line)
+    return "\n".join(lines)
+
+
+def verdicts(found: list[Measured], packs: tuple[int, ...]) -> list[tuple[bool, str]]:
+    """Each target that the measured points can speak of: whether it is met, and a line that says so."""
+    lines = []
+    each = [(m, pack, f"{m.point} pack={pack}") for m in found for pack in packs]
+    wide = [
+        (m.overhead(name, pack), f"{name} executor, {label}")
+        for m, pack, label in each
+        for name in ("host", "device")
+        if m.point.width == 256
+    ]
+    if wide:
+        worst, where = max(wide)
+        text = f"the loop's own overhead at width 256: at most {worst:.1%} ({where}); target < {MAX_OVERHEAD:.0%}"
+        lines.append((worst < MAX_OVERHEAD, text))
+    least, where = min((m.ratio(f"host/{pack}", "cpu", pack), label) for m, pack, label in each)
+    text = f"host executor against sbx, per CPU-second: at least {least:.2f}× ({where}); target ≥ {MIN_RATIO}×"
+    lines.append((least >= MIN_RATIO, text))
+    for m, pack, label in each:
+        if m.point == Point(64, 64, 1):
+            steps = m.rate(f"device/{pack}", "cpu", pack)
+            text = f"device executor, {label}: {steps:,.0f} steps-with-updates per CPU-second"
+            lines.append((steps >= MIN_DEVICE_STEPS, f"{text}; target ≥ {MIN_DEVICE_STEPS:,.0f}"))
+    return lines
