@@ -131,7 +131,9 @@ def budget_law(budgets: Floats, sigma: Floats) -> tuple[Any, Any]:
     """σ*(F) = coefficient · F^exponent (4.5) through optima [..., J] by least squares in logs; needs two budgets."""
     x, y = np.log(budgets), np.log(sigma)
     dx = x - x.mean(axis=-1, keepdims=True)
-    exponent = (dx * y).sum(axis=-1) / (dx**2).sum(axis=-1)
+    spread = np.asarray((dx**2).sum(axis=-1))
+    # equal budgets (a draw in which two thresholds coincide) have no exponent: NaN, which intervals leave out
+    exponent = (dx * y).sum(axis=-1) / np.where(spread > 0, spread, np.nan)
     return np.exp(y.mean(axis=-1) - exponent * x.mean(axis=-1)), exponent
 
 

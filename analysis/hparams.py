@@ -6,6 +6,7 @@ python -m analysis.hparams name=gym-r1 select.algorithm=sac select.benchmark=gym
 from __future__ import annotations
 
 import hashlib
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -23,12 +24,12 @@ from analysis.fits import PowerLaws, law_json, power_laws
 from analysis.propose import VARIANTS, middle, proposals, qscaled_baseline, qscaled_table, variant_laws
 from analysis.records import Select, Study, common_spec, load
 from analysis.uncertainty import Bootstrap
+from rlscale.door import CONF, door
 from rlscale.store import study_root
 from rlscale.typed import Mistake, nearest, typed
 
 QUANTITIES = ("learning_rate", "batch_size")
 T = TypeVar("T")
-CONF = Path(__file__).resolve().parent.parent / "conf"
 
 
 @dataclass(frozen=True)
@@ -188,7 +189,7 @@ def reference_of(values: Mapping[str, Any], benchmark: str) -> Reference:
 def typed_command(door: str, name: str, select: list[str]) -> str:
     """The command line as it was typed (without `replace`), or as the config says where there was none."""
     words = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else [f"name={name}", *select]
-    return " ".join([f"python -m analysis.{door}", *(w for w in words if not w.startswith("replace="))])
+    return " ".join([f"python -m analysis.{door}", *(shlex.quote(w) for w in words if not w.startswith("replace="))])
 
 
 def provenance(command: str, study: Study, select: Mapping[str, Any], reference: Reference) -> dict[str, Any]:
@@ -268,6 +269,4 @@ def _level(result: Mapping[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    from rlscale.door import door
-
     door(main, "analysis/hparams")

@@ -23,6 +23,7 @@ from analysis.data import Laws, Level, fit_laws, predictions
 from analysis.hparams import provenance, read, reference_of, typed_command
 from analysis.records import Select, common_spec, load
 from analysis.uncertainty import Bootstrap, interval
+from rlscale.door import door
 from rlscale.store import study_root
 from rlscale.typed import typed
 
@@ -229,6 +230,4 @@ def _verdict(row: Mapping[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    from rlscale.door import door
-
     door(main, "analysis/laws")

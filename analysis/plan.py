@@ -20,8 +20,9 @@ from analysis import show
 from analysis.batch import fitted_laws
 from analysis.budget import Frontier, Point, best_return
 from analysis.fits import DataLaw
-from analysis.hparams import CONF, read
+from analysis.hparams import read
 from analysis.uncertainty import Floats, interval
+from rlscale.door import CONF, door
 from rlscale.hparams import round_batch_size, round_learning_rate
 from rlscale.store import study_root
 from rlscale.typed import Mistake
@@ -259,8 +260,5 @@ def _settings(root: Path, name: str, laws: Mapping[str, Any], utd: Fraction) -> 
 
 
 if __name__ == "__main__":
-    import rlscale.door
-
-    # conf/ has groups named compute and budget: from there, Hydra would take compute=1e15 for a choice among options
-    rlscale.door.CONF = str(CONF / "analysis")
-    rlscale.door.door(main, "plan")
+    # From conf/ itself Hydra would take compute=1e15 for a choice among the options of the group `compute`.
+    door(main, "plan", CONF / "analysis")

@@ -24,6 +24,7 @@ from analysis.hparams import read
 from analysis.plan import frontiers, read_fit
 from analysis.records import Select, load
 from analysis.uncertainty import Bootstrap
+from rlscale.door import door
 from rlscale.store import study_root
 from rlscale.typed import typed
 
@@ -246,6 +247,4 @@ def _span(pair: Sequence[float]) -> str:
 
 
 if __name__ == "__main__":
-    from rlscale.door import door
-
     door(main, "analysis/report")

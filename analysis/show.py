@@ -51,7 +51,7 @@ def number(value: Any) -> str:
     value = float(value)
     if math.isinf(value):
         return "∞"
-    if 1e3 <= abs(value) < 1e7:
+    if 999.5 <= abs(value) < 1e7:
         return f"{value:,.0f}"
     return f"{value:.3g}"
 

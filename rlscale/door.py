@@ -16,11 +16,11 @@ from typing import Any, NoReturn
 
 from rlscale.typed import Mistake, nearest
 
-CONF = str(Path(__file__).resolve().parent.parent / "conf")
+CONF = Path(__file__).resolve().parent.parent / "conf"
 
 
-def door(main: Callable[[Any], Any], config: str) -> None:
-    """Run `main(cfg)` under Hydra with the primary config `config` of conf/; returns or exits 0 only on success."""
+def door(main: Callable[[Any], Any], config: str, home: Path = CONF) -> None:
+    """Run `main(cfg)` under Hydra with the primary config `config` of the folder `home`; exits 0 only on success."""
     # Hydra's own reporting prints several lines and exits 1; with this it raises, and the sentence is ours.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     warnings.filterwarnings("ignore", message=r"provider=hydra.searchpath")  # study/conf may not exist yet
@@ -39,11 +39,11 @@ def door(main: Callable[[Any], Any], config: str) -> None:
             fail(str(mistake))
 
     try:
-        hydra.main(version_base="1.3", config_path=CONF, config_name=config)(task)()
+        hydra.main(version_base="1.3", config_path=str(home), config_name=config)(task)()
     except Mistake as mistake:
         fail(str(mistake))
     except (HydraException, OmegaConfBaseException) as error:
-        fail(sentence(error, config))
+        fail(sentence(error, config, home))
     except ValueError as error:
         if "override must be" not in str(error):  # an empty key, which Hydra does not call an error of its own
             raise
@@ -65,13 +65,13 @@ def fail(message: str) -> NoReturn:
     sys.exit(2)
 
 
-def sentence(error: Exception, config: str) -> str:
+def sentence(error: Exception, config: str, home: Path) -> str:
     """Hydra's multi-line complaint about the command line as one sentence with key, value and mend."""
     text = str(error)
     if found := re.search(r"Could not override '([^']+)'", text):
         key = found[1].lstrip("+~")
         value = next((a.split("=", 1)[1] for a in sys.argv if a.lstrip("+~").startswith(f"{key}=")), "")
-        keys = known_keys(config)
+        keys = known_keys(config, home)
         mend = nearest(key, keys) if key not in keys else "the other options of this command line have no such key"
         return f"{key}={value}: there is no such key; {mend}"
     if found := re.search(r"Could not find '([^']+)'(?:.|\n)*?Available options in '[^']+':((?:\n\t.*)*)", text):
@@ -80,7 +80,7 @@ def sentence(error: Exception, config: str) -> str:
     return " ".join(text.split("\nSee ")[0].split())
 
 
-def known_keys(config: str) -> list[str]:
+def known_keys(config: str, home: Path) -> list[str]:
     """Every key of the primary config with the options of this command line, to find the nearest to a misspelt one."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
@@ -95,7 +95,7 @@ def known_keys(config: str) -> list[str]:
             if isinstance(value, DictConfig) and not value._is_none():
                 walk(value, f"{prefix}{name!s}.")
 
-    options = [a for a in sys.argv[1:] if "=" in a and (Path(CONF) / a.split("=")[0]).is_dir() and "," not in a]
-    with initialize_config_dir(CONF, version_base="1.3"):
+    options = [a for a in sys.argv[1:] if "=" in a and (home / a.split("=")[0]).is_dir() and "," not in a]
+    with initialize_config_dir(str(home), version_base="1.3"):
         walk(compose(config, options), "")
     return keys

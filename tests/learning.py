@@ -91,7 +91,7 @@ def measure(check: Check) -> list[float]:
     from rlscale.door import CONF
     from rlscale.job import job_from
 
-    with initialize_config_dir(CONF, version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         config = OmegaConf.to_container(compose("train", [*check.overrides, f"seed={list(SEEDS)}"]), resolve=True)
     job = job_from(config, {}, ())  # type: ignore[arg-type]
     levels = []

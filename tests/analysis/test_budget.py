@@ -94,6 +94,7 @@ def test_the_budget_law_is_a_line_in_logs() -> None:
     many, slopes = budget_law(np.tile(budgets, (4, 1)), 2e-3 * np.tile(budgets, (4, 1)) ** 0.3)
     np.testing.assert_allclose(slopes, 0.3)
     np.testing.assert_allclose(many, 2e-3)
+    assert np.isnan(budget_law(np.array([1e10, 1e10]), np.array([1.0, 2.0]))[1])
 
 
 def test_nothing_on_the_frontier_is_beaten() -> None:

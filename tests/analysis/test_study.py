@@ -175,6 +175,22 @@ def test_too_few_sigmas_and_unknown_names_are_one_sentence(tmp_path: Path, door:
 
 
 @pytest.mark.slow
+def test_the_real_command_line_fits_and_writes_only_into_the_study(tmp_path: Path) -> None:
+    study, elsewhere = tmp_path / "study", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    World(utds=("1", "2", "4"), batch_sizes=(64, 128, 256), learning_rates=(3e-4, 6e-4), seeds=2).write_grid(study)
+    environment = os.environ | {"RLSCALE_STUDY": str(study), "PYTHONPATH": str(REPO)}
+    command = [sys.executable, "-m", "analysis.hparams", "name=a", *LEVELS, "replace=true"]
+    done = subprocess.run(command, cwd=elsewhere, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    wanted = f"python -m analysis.hparams name=a '{LEVELS[0]}' {LEVELS[1]}"
+    assert json.loads((study / "fits/a/hparams.json").read_text())["provenance"]["command"] == wanted
+    assert list(elsewhere.iterdir()) == []
+    option = study / "conf" / "hparams" / "fitted" / "a.yaml"
+    assert option.read_text().startswith(f"# Fitted by: {wanted}\n")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "words", "part"),
     [

@@ -39,11 +39,12 @@ def quick_compiles(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 class Learner(NamedTuple):
-    """An algorithm with its two compiled functions, and how often Python ran through the update."""
+    """An algorithm with its compiled functions, and how often Python ran through the update."""
 
     fields: dict[str, Any]
     algorithm: Algorithm
     init: Callable[[Any, Hyper], TrainState]
+    act: Callable[[TrainState, Any, Any, bool], Any]
     update: Callable[[TrainState, Transition], tuple[TrainState, dict[str, Any]]]
     traces: list[int]
 
@@ -58,7 +59,8 @@ def learner(name: str, utd: Fraction = Fraction(1), env: EnvSpec = ENV, batch_si
         traces.append(1)
         return algorithm.update(state, batch)
 
-    return Learner(fields, algorithm, jax.jit(algorithm.init), jax.jit(counting), traces)
+    act = jax.jit(algorithm.act, static_argnums=3)
+    return Learner(fields, algorithm, jax.jit(algorithm.init), act, jax.jit(counting), traces)
 
 
 def start(it: Learner, seed: int = 0, learning_rate: float = ETA) -> TrainState:
@@ -136,23 +138,24 @@ def test_a_start_is_a_function_of_the_key(it: Learner) -> None:
 
 
 def test_actions_are_inside_the_box_over_any_leading_axes(it: Learner) -> None:
-    act = it.algorithm.act
-    state, key = train(it, start(it), 3), jax.random.key(9)
-    obs = np.random.default_rng(0).normal(size=(2, 5, ENV.obs_dim)).astype(np.float32)
-    for size in (1.0, 1e3):  # far outside of what was seen, too
-        for explore in (True, False):
-            for part in (obs[0, 0], obs[0], obs):
-                action = act(state, size * part, key, explore)
-                assert action.shape == (*part.shape[:-1], ENV.action_dim) and action.dtype == jnp.float32
-                assert (jnp.abs(action) <= 1).all()  # a NaN is not
-    greedy = act(state, obs, key, False)
-    np.testing.assert_array_equal(greedy, act(state, obs, jax.random.key(10), False))
-    one_by_one = [[act(state, row, key, False) for row in rows] for rows in obs]
+    state, key, other = train(it, start(it), 3), jax.random.key(9), jax.random.key(10)
+    obs = np.random.default_rng(0).normal(size=(2, 3, ENV.obs_dim)).astype(np.float32)
+    obs[1] *= 1e3  # far outside of what was seen, too
+    for explore in (True, False):
+        for part in (obs[0, 0], obs[0], obs):
+            action = it.act(state, part, key, explore)
+            assert action.shape == (*part.shape[:-1], ENV.action_dim) and action.dtype == jnp.float32
+            assert (np.abs(action) <= 1).all()  # a NaN is not
+    greedy = it.act(state, obs, key, False)
+    np.testing.assert_array_equal(greedy, it.act(state, obs, other, False))
+    one_by_one = [[it.act(state, row, key, False) for row in rows] for rows in obs]
     np.testing.assert_allclose(greedy, one_by_one, rtol=1e-5, atol=1e-6)
-    exploring = act(state, obs, key, True)
-    assert (exploring != greedy).all() and (exploring != act(state, obs, jax.random.key(10), True)).all()
-    alike = act(state, np.repeat(obs[:1, :1], 4, axis=1), key, True)[0]
-    assert len(np.unique(alike, axis=0)) == 4, "copies that see the same explore apart"
+    exploring = it.act(state, obs, key, True)
+    assert (exploring[0] != greedy[0]).all() and (exploring[0] != it.act(state, obs, other, True)[0]).all()
+    alike = it.act(state, np.broadcast_to(obs[0, 0], obs.shape), key, True)
+    assert len(np.unique(np.reshape(alike, (-1, ENV.action_dim)), axis=0)) == 6, (
+        "copies that see the same explore apart"
+    )
 
 
 def test_counter_and_key_advance(it: Learner) -> None:
@@ -313,7 +316,7 @@ def policy(actor: Any, obs: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, 
     )
     std = np.exp(np.clip(log_std, -10, 2))
     u = mean + std * noise
-    density = np.exp(-((u - mean) ** 2) / (2 * std**2)) / (std * np.sqrt(2 * np.pi)) / (1 - np.tanh(u) ** 2)
+    density = np.exp(-((u - mean) ** 2) / (2 * std**2)) / (std * np.sqrt(2 * np.pi)) * np.cosh(u) ** 2  # du/da
     return np.tanh(u), np.log(density).sum(-1)
 
 
