@@ -36,7 +36,7 @@ STEPS = (
         "analysis.laws",
         (f"name={NAME}", f"select.hparams=fitted/{NAME}", "reference=quickstart", f"holdout=[{HELD_OUT}]"),
     ),
-    ("what to run for a compute bound", "analysis.plan", (f"name={NAME}", "target=500", "compute=1e12")),
+    ("what to run for a compute bound", "analysis.plan", (f"name={NAME}", "target=500", "compute=4e10")),
     ("the report", "analysis.report", (f"name={NAME}",)),
 )
 

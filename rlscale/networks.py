@@ -50,17 +50,17 @@ class GaussianPolicy(nn.Module):
         x = obs
         for _ in range(self.depth):
             x = nn.relu(nn.Dense(self.width, kernel_init=nn.initializers.orthogonal(2**0.5))(x))
-        mean, log_std = (nn.Dense(self.action_dim, kernel_init=nn.initializers.orthogonal(1.0))(x) for _ in range(2))
+        heads = nn.Dense(2 * self.action_dim, kernel_init=nn.initializers.orthogonal(1.0))(x)
+        mean, log_std = jnp.split(heads, 2, axis=-1)
         return mean, jnp.clip(log_std, LOG_STD_MIN, LOG_STD_MAX)
 
 
-def sample_tanh_gaussian(key: Array, mean: Array, log_std: Array) -> tuple[Array, Array]:
-    """A reparametrised action tanh(u), u ~ N(mean, σ²), and its log density; [..., A] -> [..., A], [...].
+def tanh_gaussian(noise: Array, mean: Array, log_std: Array) -> tuple[Array, Array]:
+    """The action tanh(u), u = mean + σ·noise with standard normal noise, and log π; [..., A] -> [..., A], [...].
 
     The density keeps the pre-tanh u: log(1 − tanh²u) = 2(log 2 − u − softplus(−2u)) is exact, where recovering u from
     a stored action explodes at ±1.
     """
-    noise = jax.random.normal(key, mean.shape)
     u = mean + jnp.exp(log_std) * noise
     gaussian = -0.5 * noise**2 - log_std - 0.5 * jnp.log(2 * jnp.pi)
     log_prob = (gaussian - 2 * (jnp.log(2.0) - u - jax.nn.softplus(-2 * u))).sum(-1)

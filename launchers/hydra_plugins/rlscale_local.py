@@ -25,7 +25,9 @@ from omegaconf import DictConfig, open_dict
 from rlscale.progress import Meter, duration
 from rlscale.store import Store
 
-POLL_S = 0.2
+POLL_S = 0.2  # between two looks at the processes
+HELD_POLL_S = 2.0  # while all that is left is held by other sweeps
+LOOK_S = 1.0  # between two looks at how far the runs are
 
 
 class Running(NamedTuple):
@@ -83,49 +85,43 @@ class LocalPool(Launcher):
         return config
 
     def _run(self, jobs: Sequence[Any], overrides: Sequence[Sequence[str]]) -> None:
-        store = Store()
+        store, log = Store(), jobs[0].log
         costs = [job.nominal_seconds() * len(job.missing(store)) for job in jobs]
         for job in jobs:
             job.note_asker(store)
         free = deque(slots(self.workers, jobs[0].compute.platform))
-        at_once, total = len(free), sum(costs)
+        workers, total = len(free), sum(costs)
         waiting = deque(i for i, cost in enumerate(costs) if cost > 0)
-        recorded, failed = len(jobs) - len(waiting), list[Running]()
-        if recorded and jobs[0].log.progress:
-            print(f"sweep: {recorded} of {len(jobs)} jobs are recorded already", file=sys.stderr)
+        if log.progress and len(waiting) < len(jobs):
+            print(f"sweep: {len(jobs) - len(waiting)} of {len(jobs)} jobs are recorded already", file=sys.stderr)
         folder = store.root / "log" / f"{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
-        running: list[Running] = []
-        started = time.monotonic()
+        running, failed = list[Running](), list[Running]()
+        started = looked = time.monotonic()
         try:
-            with Meter("sweep", jobs[0].log.progress, jobs[0].log.every_s) as meter:
+            with Meter("sweep", log.progress, log.every_s) as meter:
                 while waiting or running:
-                    for _ in range(len(waiting)):
+                    for number in list(waiting) if free else ():
+                        if jobs[number].missing(store) and not jobs[number].free(store):
+                            continue  # another sweep is at it: look again later
+                        waiting.remove(number)
+                        if jobs[number].missing(store):
+                            running.append(self._start(number, overrides[number], free.popleft(), folder))
                         if not free:
                             break
-                        number = waiting.popleft()
-                        if not jobs[number].missing(store):
-                            continue  # another sweep finished it meanwhile
-                        if not jobs[number].free(store):
-                            waiting.append(number)  # another sweep is at it: look again later
-                            continue
-                        running.append(self._start(number, overrides[number], free.popleft(), folder))
-                    time.sleep(POLL_S)
+                    time.sleep(POLL_S if running else HELD_POLL_S)
                     for job in [r for r in running if r.process.poll() is not None]:
                         running.remove(job)
                         free.append(job.cores)
                         if job.process.returncode:
                             failed.append(job)
-                            print(
-                                f"failed: {jobs[job.number].label}: {last_words(job.log)}  ({job.log})", file=sys.stderr
-                            )
-                    left = [costs[i] for i in waiting]
-                    left += [costs[r.number] * (1 - jobs[r.number].share_done(store)) for r in running]
-                    done, elapsed = total - sum(left), time.monotonic() - started
-                    if total:
-                        rate = done / elapsed if done > 0 else None
-                        eta = max([sum(left) / rate, *(c / rate * at_once for c in left)]) if rate else None
+                            print(f"failed: {jobs[job.number].label}: {last_words(job.log)}", file=sys.stderr)
+                    if time.monotonic() - looked >= LOOK_S:
+                        looked = time.monotonic()
+                        left = [costs[i] for i in waiting]
+                        left += [costs[r.number] * (1 - jobs[r.number].share_done(store)) for r in running]
                         finished = len(jobs) - len(waiting) - len(running)
-                        meter.update(done / total, f"{finished} of {len(jobs)} jobs, {len(running)} running", eta)
+                        note = f"{finished} of {len(jobs)} jobs, {len(running)} running"
+                        meter.update(1 - sum(left) / total, note, eta(looked - started, total, left, workers))
         finally:
             for job in running:
                 job.process.terminate()
@@ -134,9 +130,8 @@ class LocalPool(Launcher):
             for job in failed:
                 print(f"  {jobs[job.number].label}: {last_words(job.log)}  ({job.log})", file=sys.stderr)
             sys.exit(1)
-        if waiting_time := time.monotonic() - started:
-            if jobs[0].log.progress and total:
-                print(f"sweep: all {len(jobs)} jobs recorded after {duration(waiting_time)}", file=sys.stderr)
+        if log.progress and total:
+            print(f"sweep: all {len(jobs)} jobs recorded after {duration(time.monotonic() - started)}", file=sys.stderr)
 
     def _start(self, number: int, overrides: Sequence[str], cores: frozenset[int], folder: Path) -> Running:
         folder.mkdir(parents=True, exist_ok=True)
@@ -166,6 +161,14 @@ def slots(workers: int | None, platform: str) -> list[frozenset[int]]:
     if workers >= len(cores):
         return [frozenset({cores[i % len(cores)]}) for i in range(workers)]
     return [frozenset(cores[i::workers]) for i in range(workers)]
+
+
+def eta(elapsed: float, total: float, left: Sequence[float], workers: int) -> float | None:
+    """Seconds until the last job ends at the rate so far: all that is left, or the longest job if that is longer."""
+    done = total - sum(left)
+    if done <= 0:
+        return None
+    return max(sum(left), *(cost * workers for cost in left), 0.0) * elapsed / done
 
 
 def last_words(log: Path) -> str:

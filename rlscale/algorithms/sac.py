@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rlscale.networks import GaussianPolicy, TwinQ, sample_tanh_gaussian
+from rlscale.networks import GaussianPolicy, TwinQ, tanh_gaussian
 from rlscale.td import count, descend, due, matmul_weights, polyak
 from rlscale.types import Algorithm, Array, EnvSpec, Hyper, Metrics, TrainState, Transition
 
@@ -49,7 +49,8 @@ class SAC:
         """The learner for one task at one σ; `batch_size` only enters the FLOP count."""
         critic = TwinQ(self.width, self.depth)
         actor = GaussianPolicy(self.width, self.depth, env.action_dim)
-        adam = optax.scale_by_adam()  # without a learning rate: `descend` applies η by hand
+        # Without a learning rate: `descend` applies η by hand. Flat: one vector takes fewer kernels than 20 leaves.
+        adam = optax.flatten(optax.scale_by_adam())
         target_entropy = self.entropy_per_action * env.action_dim  # H̄
         # One actor step per transition means one per σ critic updates; below σ = 1 a transition has less than one
         # update to ride on, so every update takes one.
@@ -74,20 +75,24 @@ class SAC:
 
         def act(state: TrainState, obs: Array, key: Array, explore: bool) -> Array:
             gaussian: tuple[Array, Array] = actor.apply(state.params["actor"], obs)  # type: ignore[assignment]
-            return sample_tanh_gaussian(key, *gaussian)[0] if explore else jnp.tanh(gaussian[0])
+            if not explore:
+                return jnp.tanh(gaussian[0])
+            return tanh_gaussian(jax.random.normal(key, gaussian[0].shape), *gaussian)[0]
 
-        def critic_loss(critic_params: Any, state: TrainState, batch: Transition, key: Array) -> tuple[Array, Metrics]:
+        def critic_loss(
+            critic_params: Any, state: TrainState, batch: Transition, noise: Array
+        ) -> tuple[Array, Metrics]:
             """Σ over both critics of (Q − y)², y = r + γ·m·(min Q̄(s′,a′) − α log π(a′|s′))."""
-            next_action, next_log_prob = sample_tanh_gaussian(key, *actor.apply(state.params["actor"], batch.next_obs))
+            next_action, next_log_prob = tanh_gaussian(noise, *actor.apply(state.params["actor"], batch.next_obs))
             next_q = jnp.minimum(*critic.apply(state.targets, batch.next_obs, next_action))
             next_value = next_q - jnp.exp(state.params["log_temperature"]) * next_log_prob
             y = jax.lax.stop_gradient(batch.reward + self.discount * batch.discount * next_value)
             q1, q2 = critic.apply(critic_params, batch.obs, batch.action)
             return jnp.mean((q1 - y) ** 2 + (q2 - y) ** 2), {"q": q1.mean()}
 
-        def actor_loss(actor_params: Any, state: TrainState, batch: Transition, key: Array) -> tuple[Array, Array]:
+        def actor_loss(actor_params: Any, state: TrainState, batch: Transition, noise: Array) -> tuple[Array, Array]:
             """α log π(a|s) − min Q(s,a), a ~ π; also returns the policy's entropy."""
-            action, log_prob = sample_tanh_gaussian(key, *actor.apply(actor_params, batch.obs))
+            action, log_prob = tanh_gaussian(noise, *actor.apply(actor_params, batch.obs))
             q = jnp.minimum(*critic.apply(state.params["critic"], batch.obs, action))
             temperature = jnp.exp(state.params["log_temperature"])
             return jnp.mean(temperature * log_prob - q), -log_prob.mean()
@@ -101,17 +106,17 @@ class SAC:
             params = descend(direction, state.params[name], learning_rate)
             return state.replace(params=state.params | {name: params}, opt=state.opt | {name: opt})
 
-        def update_critic(state: TrainState, batch: Transition, key: Array) -> tuple[TrainState, Metrics]:
+        def update_critic(state: TrainState, batch: Transition, noise: Array) -> tuple[TrainState, Metrics]:
             (loss, metrics), gradient = jax.value_and_grad(critic_loss, has_aux=True)(
-                state.params["critic"], state, batch, key
+                state.params["critic"], state, batch, noise
             )
             state = step(state, "critic", gradient, state.hyper.learning_rate)
             state = state.replace(targets=polyak(state.targets, state.params["critic"], self.tau))
             return state, metrics | {"critic_loss": loss}
 
-        def update_actor(state: TrainState, batch: Transition, key: Array) -> tuple[TrainState, Metrics]:
+        def update_actor(state: TrainState, batch: Transition, noise: Array) -> tuple[TrainState, Metrics]:
             (loss, entropy), gradient = jax.value_and_grad(actor_loss, has_aux=True)(
-                state.params["actor"], state, batch, key
+                state.params["actor"], state, batch, noise
             )
             rate = state.hyper.learning_rate if self.actor_learning_rate is None else self.actor_learning_rate
             state = step(state, "actor", gradient, rate)
@@ -120,14 +125,15 @@ class SAC:
             return state, {"actor_loss": loss, "entropy": entropy}
 
         def update(state: TrainState, batch: Transition) -> tuple[TrainState, Metrics]:
-            key, critic_key, actor_key = jax.random.split(state.key, 3)
-            state, metrics = update_critic(state, batch, critic_key)
+            key, noise_key = jax.random.split(state.key)
+            noise = jax.random.normal(noise_key, (2, *batch.action.shape))  # one draw for both losses: half the kernels
+            state, metrics = update_critic(state, batch, noise[0])
             if actor_share == 1:
-                state, actor_metrics = update_actor(state, batch, actor_key)
+                state, actor_metrics = update_actor(state, batch, noise[1])
             else:
                 skipped = {"actor_loss": jnp.float32(0), "entropy": jnp.float32(0)}
                 state, actor_metrics = jax.lax.cond(
-                    due(state.updates, actor_share), update_actor, lambda s, *_: (s, skipped), state, batch, actor_key
+                    due(state.updates, actor_share), update_actor, lambda s, *_: (s, skipped), state, batch, noise[1]
                 )
             metrics |= actor_metrics | {"temperature": jnp.exp(state.params["log_temperature"])}
             return state.replace(key=key, updates=state.updates + 1), metrics

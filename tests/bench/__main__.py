@@ -17,10 +17,8 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from datetime import UTC, datetime
-from functools import partial
 from importlib import metadata
 from statistics import median
 from typing import Any
@@ -28,7 +26,7 @@ from typing import Any
 import psutil
 
 from tests.bench.report import Measured, table, verdicts
-from tests.bench.timing import Maker, Point, Round, serve
+from tests.bench.timing import Point, Round, serve
 
 POINTS = [Point(width, batch_size, utd) for width, batch_size in ((64, 64), (256, 256)) for utd in (1, 8)]
 PACKS = (1, 8)
@@ -42,27 +40,13 @@ ENVIRONMENT = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS",
 }
 
 
-def our_makers(packs: tuple[int, ...]) -> Callable[[Point], Mapping[str, Maker]]:
-    """rlscale's works; imported in its worker only."""
-    from tests.bench import ours
-
-    return ours.makers(packs)
-
-
-def their_makers() -> Callable[[Point], Mapping[str, Maker]]:
-    """sbx's work; imported in its worker only."""
-    from tests.bench import theirs
-
-    return theirs.makers()
-
-
 class Client:
-    """The parent's end of one worker."""
+    """The parent's end of one worker, which times what `module` has."""
 
-    def __init__(self, makers: Callable[[], Callable[[Point], Mapping[str, Maker]]]) -> None:
+    def __init__(self, module: str, *arguments: Any) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, other = context.Pipe()
-        self.process = context.Process(target=serve, args=(other, makers), daemon=True)
+        self.process = context.Process(target=serve, args=(other, module, *arguments), daemon=True)
         self.process.start()
         other.close()
         self._answer()
@@ -143,7 +127,7 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"{processor()}, {where}; {rounds} interleaved rounds of about {seconds} CPU-s, medians")
     found = []
     with ExitStack() as stack:
-        ours, theirs = Client(partial(our_makers, PACKS)), Client(their_makers)
+        ours, theirs = Client("tests.bench.ours", PACKS), Client("tests.bench.theirs")
         stack.callback(ours.close)
         stack.callback(theirs.close)
         for number, point in enumerate(points):

@@ -55,11 +55,17 @@ def _algorithm(point: Point) -> Algorithm:
 
 def _executor(name: str, point: Point, pack: int) -> Maker:
     def make() -> Work:
-        budget = Budget(LONG, WARMUP, log_every=1000, eval_every=None, eval_episodes=1, replay_capacity=CAPACITY)
+        algorithm = _algorithm(point)
+        # The device executor makes `log_every` steps a call, and a round whole calls: what a call costs beside its
+        # steps is shared by them. Up to the 1,000 of a real run, fewer where that would take longer than a round.
+        call = 1
+        if name == "device":
+            call = min(1000, max(1, int(1e10 / (algorithm.flops_per_update * point.utd * pack))))
+        budget = Budget(LONG, WARMUP, log_every=call, eval_every=None, eval_episodes=1, replay_capacity=CAPACITY)
         cadence = schedule(Fraction(point.utd), 1, LONG, WARMUP)
         members = [Member(seed, RATE) for seed in range(pack)]
         benchmark, kind = (GYM, HostExecutor) if name == "host" else (CONTROL, DeviceExecutor)
-        job = Run(_algorithm(point), benchmark, members, cadence, budget, point.batch_size, "loop", "device")
+        job = Run(algorithm, benchmark, members, cadence, budget, point.batch_size, "loop", "device")
         executor, step = kind(job), 0
 
         def work(units: int) -> None:
@@ -73,7 +79,7 @@ def _executor(name: str, point: Point, pack: int) -> Maker:
         _, metrics = executor.read()
         if not all(np.isfinite(values).all() for values in metrics.values()) or not metrics["critic_loss"].all():
             raise RuntimeError(f"{name} at {point}: no update was made, or one that is not finite: {metrics}")
-        return work
+        return Work(work, call)
 
     return make
 
@@ -96,7 +102,7 @@ def _looped(body: Callable[[Any, Any], Any], start: Any, fixed: Any = None) -> W
         carry = jax.block_until_ready(run(np.int32(units), carry, fixed))
 
     work(1)
-    return work
+    return Work(work)
 
 
 def _update(point: Point) -> Work:
@@ -125,7 +131,7 @@ def _env_host() -> Work:
         for i in range(units):
             env.step(actions[i % 1000])
 
-    return work
+    return Work(work)
 
 
 def _env_device() -> Work:

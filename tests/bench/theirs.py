@@ -42,4 +42,4 @@ def _sbx(point: Point) -> Work:
             raise RuntimeError(f"sbx at {point}: {model._n_updates} updates where {due} are due")
 
     work(WARMUP + 1)
-    return work
+    return Work(work)

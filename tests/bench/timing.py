@@ -6,6 +6,7 @@ machine does falls on all of them alike.
 
 from __future__ import annotations
 
+import importlib
 import os
 import time
 import traceback
@@ -43,7 +44,13 @@ class Round(NamedTuple):
     spent: Spent
 
 
-Work = Callable[[int], None]  # does that many units of work and waits for their end
+class Work(NamedTuple):
+    """Something to time: `run` does that many units and waits for their end."""
+
+    run: Callable[[int], None]
+    whole: int = 1  # rounds are multiples of this many units
+
+
 Maker = Callable[[], Work]  # builds it, compiles it and runs it until all is compiled
 
 
@@ -66,7 +73,7 @@ class Worker:
     def round(self, name: str) -> Round:
         """Time one round of a work."""
         work, units = self.works[name]
-        return Round(units, timed(lambda: work(units))[1])
+        return Round(units, timed(lambda: work.run(units))[1])
 
 
 def timed(call: Callable[[], Any]) -> tuple[Any, Spent]:
@@ -78,23 +85,21 @@ def timed(call: Callable[[], Any]) -> tuple[Any, Spent]:
 
 def round_units(work: Work, seconds: float) -> int:
     """Units of work in about `seconds` of CPU; finding out is the warm-up that no round counts."""
-    units = 1
-    while True:
-        cpu = timed(lambda n=units: work(n))[1].cpu  # type: ignore[misc]
-        if cpu > seconds / 4:
-            return max(1, round(units * seconds / cpu))
+    units = work.whole
+    while (cpu := timed(lambda n=units: work.run(n))[1].cpu) <= seconds / 4:  # type: ignore[misc]
         units *= 2
+    return max(1, round(units * seconds / cpu / work.whole)) * work.whole
 
 
-def serve(connection: Connection, makers: Callable[[], Callable[[Point], Mapping[str, Maker]]]) -> None:
-    """The worker process: answer (method, *arguments) until None comes. What it prints goes to standard error."""
+def serve(connection: Connection, module: str, *arguments: Any) -> None:
+    """A worker process: answer (method, *arguments) until None comes. What it prints goes to standard error."""
     os.dup2(2, 1)
     try:
-        worker = Worker(makers())
+        worker = Worker(importlib.import_module(module).makers(*arguments))
         connection.send((None, None))
         while (asked := connection.recv()) is not None:
-            method, *arguments = asked
-            connection.send((None, getattr(worker, method)(*arguments)))
+            method, *given = asked
+            connection.send((None, getattr(worker, method)(*given)))
     except EOFError:  # the parent is gone
         pass
     except Exception:

@@ -80,7 +80,7 @@ def test_the_device_keeps_what_the_host_keeps(num_envs: int, wanted: int, steps:
 
 @given(seed=st.integers(0, 2**31 - 1), update=st.integers(0, 2**31 - 1), size=st.integers(1, 10**6))
 def test_only_rows_that_were_written_are_drawn(seed: int, update: int, size: int) -> None:
-    index = np.asarray(replay.indices(jax.random.key(seed), np.int32(update), np.int32(size), 16))
+    index = np.asarray(replay.indices(jax.random.key(seed), jnp.int32(update), jnp.int32(size), 16))
     assert index.shape == (16,) and index.dtype == np.int32
     assert (index >= 0).all() and (index < size).all()
 

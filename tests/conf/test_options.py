@@ -1,0 +1,225 @@
+"""Every option on the shelf composes and becomes a typed job; every sweep is what its header says; a key that does not
+exist is an error wherever it is written."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException
+from hydra.plugins.launcher import Launcher
+from hydra.utils import instantiate
+from omegaconf import OmegaConf, open_dict
+
+import launchers
+from rlscale.door import CONF, scratch
+from rlscale.hparams import Laws
+from rlscale.job import Job, component, job_from
+from rlscale.typed import Mistake
+
+# Groups that other doors read.
+ELSEWHERE = ("analysis", "reference", "source")
+OPTIONS = [
+    path.relative_to(CONF).with_suffix("").as_posix()
+    for path in sorted(CONF.rglob("*.yaml"))
+    if path.parent != CONF and path.relative_to(CONF).parts[0] not in ELSEWHERE
+]
+
+
+def of(group: str) -> list[str]:
+    """The options of a group, as they are named on the command line."""
+    return [option.removeprefix(f"{group}/") for option in OPTIONS if option.startswith(f"{group}/")]
+
+
+@pytest.fixture(autouse=True)
+def hydra(study: Path) -> Iterator[None]:
+    """What rlscale.door sets up around a job."""
+    launchers.discover()
+    OmegaConf.register_new_resolver("rlscale_scratch", scratch, use_cache=True, replace=True)
+    (study / "conf").mkdir(parents=True)
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield
+    GlobalHydra.instance().clear()
+
+
+def composed(*overrides: str) -> tuple[dict[str, Any], Any]:
+    """The config of a command line as plain data, and Hydra's part of it."""
+    config = compose("train", list(overrides), return_hydra_config=True)
+    HydraConfig.instance().set_config(config)
+    with open_dict(config):
+        hydra = config.pop("hydra")
+    data: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    return data, hydra
+
+
+def job(*overrides: str) -> Job:
+    data, hydra = composed(*overrides)
+    return job_from(data, hydra.runtime.choices, overrides)
+
+
+def combinations(sweep: str) -> list[Sequence[str]]:
+    """The overrides of each job of a sweep, as Hydra's sweeper deals them out."""
+    _, hydra = composed(f"sweep={sweep}")
+    params = [f"{key}={value}" for key, value in hydra.sweeper.params.items()]
+    return [
+        o
+        for batch in BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(params), None)
+        for o in batch
+    ]
+
+
+# Options
+
+
+def test_the_options_are_found() -> None:
+    assert {option.split("/")[0] for option in OPTIONS} >= {
+        "algorithm",
+        "benchmark",
+        "hparams",
+        "sweep",
+        "budget",
+        "compute",
+    }
+    assert "paper/gym" in of("hparams") and "hydra/launcher/local" in OPTIONS
+
+
+def test_the_defaults_are_a_job() -> None:
+    made = job()
+    assert made.spec.utd == 1 and len(made.members) == 1 and not made.dry
+    assert made.asked_by == {"sweep": None, "hparams": "constant", "overrides": []}
+
+
+@pytest.mark.parametrize(
+    "option", [o for o in OPTIONS if o.split("/")[0] in ("algorithm", "benchmark", "budget", "compute", "log")]
+)
+def test_every_option_is_a_job(option: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")  # which a compute option would set
+    group, _, name = option.partition("/")
+    made = job(f"{group}={name}")
+    if group in ("algorithm", "benchmark"):
+        assert getattr(made.spec, group)["name"] == name
+    if group != "benchmark":
+        assert made.learner().n_params["total"] > 0
+
+
+@pytest.mark.parametrize("name", of("hparams"))
+def test_every_hparams_option_has_a_value_for_each_task(name: str) -> None:
+    """For each variant, task and published σ; and where the suite is installed, as a job."""
+    values = composed(f"hparams={name}")[0]["hparams"] if name == "constant" else load(f"hparams/{name}")
+    option = component(values, "hparams")
+    if not isinstance(option, Laws):
+        assert job(f"hparams={name}").spec.batch_size == values["batch_size"]
+        return
+    assert option.variant in option.variants
+    for variant, laws in option.variants.items():
+        chosen = component(values | {"variant": variant}, "hparams")
+        tables = [law["table"] for law in laws.values() if "table" in law]
+        tasks = set(tables[0]) if tables else set(laws["batch_size"]["intercept"])
+        assert len(tasks) >= 4
+        for task in tasks:
+            ratios = list(map(Fraction, tables[0][task])) if tables else [Fraction(1, 4), Fraction(1), Fraction(16)]
+            for utd in ratios:
+                assert 16 <= chosen.batch(utd, task) <= 4096 and chosen.batch(utd, task) % 16 == 0
+                assert all(1e-5 < rate < 1e-2 for rate in chosen.rates(utd, task))
+            if name.endswith("gym"):
+                made = job("benchmark=gym", f"benchmark.task={task}", f"hparams={name}", f"hparams.variant={variant}")
+                assert made.spec.batch_size == chosen.batch(Fraction(1), task)
+                assert [member.learning_rate for member in made.members] == list(chosen.rates(Fraction(1), task))
+
+
+def load(option: str) -> dict[str, Any]:
+    return OmegaConf.to_container(OmegaConf.load(CONF / f"{option}.yaml"))  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("name", of("hydra/launcher"))
+def test_every_launcher_is_found_and_made(name: str) -> None:
+    _, hydra = composed(f"hydra/launcher={name}")
+    assert isinstance(instantiate(hydra.launcher), Launcher)
+    assert any(plugin.__name__ == "LocalPool" for plugin in Plugins.instance().discover(Launcher))
+
+
+# Sweeps
+
+
+@pytest.mark.parametrize("name", of("sweep"))
+def test_every_sweep_is_as_many_typed_jobs_as_it_says(name: str) -> None:
+    said = dict(re.findall(r"\b(Jobs|Runs): ([\d,]+)", (CONF / f"sweep/{name}.yaml").read_text()))
+    jobs = [job(f"sweep={name}", *overrides) for overrides in combinations(name)]
+    assert {key: int(n.replace(",", "")) for key, n in said.items()} == {
+        "Jobs": len(jobs),
+        "Runs": len({(spec_of(made), member) for made in jobs for member in made.members}),
+    }
+    assert all(made.asked_by["sweep"] == name for made in jobs)
+
+
+def spec_of(made: Job) -> str:
+    """What tells two jobs apart, but for their members."""
+    return repr(
+        (dict(made.spec.benchmark), dict(made.spec.algorithm), made.spec.utd, made.spec.batch_size, made.spec.budget)
+    )
+
+
+# Keys that do not exist
+
+
+@pytest.mark.parametrize(
+    "option", ["algorithm/sac", "benchmark/toy", "hparams/constant", "budget/smoke", "compute/cpu", "log/none"]
+)
+def test_an_unknown_key_in_an_options_file_is_an_error(option: str, study: Path) -> None:
+    """Hydra would take it, and nobody would ever read it."""
+    group, _, name = option.partition("/")
+    text = (CONF / f"{option}.yaml").read_text()
+    write(study, f"{group}/mine", text)
+    assert job(f"{group}=mine").spec == job(f"{group}={name}").spec
+    write(study, f"{group}/mine", text + "\ncolour: red\n")
+    with pytest.raises(Mistake, match=rf"^{group}\.colour=red: there is no such key; \w"):
+        job(f"{group}=mine")
+    first = next(line.split(":")[0] for line in text.splitlines() if re.match(r"\w+:", line) and "_target_" not in line)
+    write(study, f"{group}/mine", re.sub(rf"^{first}:", f"{first}x:", text, flags=re.M))
+    with pytest.raises(Mistake, match=rf"^{group}\.{first}x=.*: there is no such key; did you mean {first}\?"):
+        job(f"{group}=mine")
+
+
+def test_a_missing_key_in_an_options_file_is_an_error(study: Path) -> None:
+    text = (CONF / "budget" / "smoke.yaml").read_text()
+    write(study, "budget/mine", "\n".join(line for line in text.splitlines() if not line.startswith("log_every")))
+    with pytest.raises(Mistake, match=r"^budget\.log_every is not set: give it a value \(a whole number\)"):
+        job("budget=mine")
+
+
+def test_an_unknown_key_at_the_top_is_an_error(study: Path) -> None:
+    with pytest.raises(Mistake, match=r"^seeds=\[0, 1\]: there is no such key; did you mean seed\?"):
+        job("+seeds=[0,1]")
+    write(study, "sweep/mine", "# @package _global_\nudt: 2\n")
+    with pytest.raises(Mistake, match=r"^udt=2: there is no such key; did you mean utd\?"):
+        job("sweep=mine")
+    with pytest.raises(HydraException):
+        job("seeds=3")
+
+
+def test_a_study_adds_options_and_shadows_none(study: Path) -> None:
+    write(study, "hparams/fitted/mine", (CONF / "hparams/constant.yaml").read_text().replace("256", "48"))
+    assert job("hparams=fitted/mine").spec.batch_size == 48
+    write(
+        study,
+        "budget/smoke",
+        (CONF / "budget/smoke.yaml").read_text().replace("env_steps: 400", "env_steps: 999"),
+    )
+    assert job("budget=smoke").spec.budget.env_steps == 400
+
+
+def write(study: Path, option: str, text: str) -> None:
+    path = study / "conf" / f"{option}.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)

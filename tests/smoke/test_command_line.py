@@ -1,0 +1,272 @@
+"""The real command lines, in processes of their own, on studies of their own."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = ("benchmark=toy", "budget=smoke", "algorithm.width=8", "algorithm.depth=1", "hparams.batch_size=16")
+# Four jobs of two members each, long enough that one can be caught at work.
+SWEEP = (
+    *("-m", *TINY, "budget.env_steps=1500", "budget.log_every=50"),
+    *("utd=1/2,1,2,4", "seed=[0,1]", "hydra.launcher.workers=2"),
+)
+
+
+@pytest.fixture(scope="module")
+def environment(request: pytest.FixtureRequest) -> dict[str, str]:
+    """Of a user who has run such commands before: compiled programs are kept from one process to the next."""
+    cache = request.config.cache.mkdir(f"xla-{os.environ.get('PYTEST_XDIST_WORKER', 'one')}")  # type: ignore[union-attr]
+    return os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    }
+
+
+class Desk:
+    """A working folder and a study, and commands typed there."""
+
+    def __init__(self, folder: Path, environment: Mapping[str, str]):
+        self.here, self.study = folder / "here", folder / "study"
+        self.here.mkdir(parents=True)
+        self.environment = {**environment, "RLSCALE_STUDY": str(self.study)}
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "rlscale.train", *words],
+            cwd=self.here,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # so that it and its children can be killed as one
+        )
+
+    def train(self, *words: str) -> str:
+        """The output of a command that succeeds; warnings of any library would be in it."""
+        process = self.start(*words)
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err
+        assert "Warning" not in err and "Traceback" not in err, err
+        return out + err
+
+    def records(self) -> dict[str, dict[str, Any]]:
+        return {p.parent.name: json.loads(p.read_text()) for p in sorted(self.study.glob("runs/*/record.json"))}
+
+    def files(self) -> dict[str, int]:
+        """All files of the study and here, with the times of their last change."""
+        return {str(p): p.stat().st_mtime_ns for top in (self.study, self.here) for p in top.rglob("*") if p.is_file()}
+
+    def results(self) -> dict[str, Any]:
+        """What a record and a curve say, but for time and circumstance."""
+        told = {}
+        for run, record in self.records().items():
+            for name in ("wall_s", "started", "finished", "git", "pack_size"):
+                del record[name]
+            with (self.study / "runs" / run / "curve.csv").open(newline="") as file:
+                rows = [{k: v for k, v in row.items() if k != "wall_s"} for row in csv.DictReader(file)]
+            told[run] = (record, rows)
+        return told
+
+
+@pytest.fixture
+def desk(tmp_path: Path, environment: dict[str, str]) -> Desk:
+    return Desk(tmp_path, environment)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) -> Desk:
+    """A study with the whole sweep, made without interruption; to look at only."""
+    desk = Desk(tmp_path_factory.mktemp("whole"), environment)
+    desk.train(*SWEEP)
+    return desk
+
+
+def test_a_run_and_the_same_again(desk: Desk) -> None:
+    words = (*TINY, "utd=3/2", "seed=[0,1]", "budget.eval_episodes=2")
+    desk.train(*words)
+    assert list(desk.here.iterdir()) == []
+    records = desk.records()
+    assert len(records) == 2 and not list(desk.study.rglob("claim.json"))
+    for run, record in records.items():
+        assert record["run_id"] == run and record["schema"] == 1
+        assert record["spec"]["utd"] == record["utd_realised"] == "3/2"
+        assert (record["transitions"], record["updates"], record["status"]) == (400, 450, "finished")
+        assert record["asked_by"]["overrides"] == list(words)
+        identity = json.loads((desk.study / "runs" / run / "spec.json").read_text())
+        assert identity == {key: record[key] for key in ("spec_version", "spec", "member")}
+        with (desk.study / "runs" / run / "curve.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert [row["env_step"] for row in rows] == ["100", "200", "300", "400"]
+        assert [row["eval_return"] != "" for row in rows] == [False, True, False, True]
+        assert float(rows[-1]["eval_return"]) == record["last"]["eval_return"]
+    assert {record["member"]["seed"] for record in records.values()} == {0, 1}
+
+    before = desk.files()
+    desk.train(*words)
+    desk.train(*TINY, "utd=1.5", "seed=1", "budget.eval_episodes=2.0", "compute=cpu")  # one of them, spelt differently
+    after = desk.files()
+    asked = next(path for path in after if path.endswith("asked_by.jsonl"))  # that it was asked for again is noted
+    assert {path: t for path, t in after.items() if path != asked} == before
+
+
+MISTAKES = [
+    # words, the key and value as they are named, the mend
+    (["budget.env_step=5"], "budget.env_step=5", "did you mean budget.env_steps?"),
+    (["budget=smok"], "budget=smok", "did you mean smoke?"),
+    (["benchmark=toy", "benchmark.task=trak"], "benchmark.task=trak", "did you mean track?"),
+    (["hparams.batch_size=[64,128]"], "hparams.batch_size=[64,128]", "-m hparams.batch_size=64,128"),
+    (["utd=[1,2]"], "utd=[1,2]", "-m utd=1,2"),
+    (["utd=0"], "utd=0", "give one such as 1/4"),
+]
+MORE_MISTAKES = [
+    (["seed=[1,1]"], "seed=[1, 1]", "give each"),
+    (["algorithm.width=wide"], "algorithm.width=wide", "give one such as 256"),
+    (["utd=-1"], "utd=-1", "give one such as 1/4"),
+    (["utd=half"], "utd=half", "give one such as 1/4"),
+    (["seeds=3"], "seeds=3", "did you mean seed?"),
+    (["+seeds=3"], "seeds=3", "did you mean seed?"),
+    (["+budget.colour=red"], "budget.colour=red", "choose one of"),
+    (["algorithm=sacc"], "algorithm=sacc", "sac"),
+    (["sweep=gym-gird"], "sweep=gym-gird", "did you mean gym-grid?"),
+    (["compute.platform=quantum"], "compute.platform=quantum", "choose one of auto, cpu, gpu"),
+    (["benchmark.task=HalfCheeta-v4"], "benchmark.task=HalfCheeta-v4", "did you mean HalfCheetah-v4?"),
+    (["benchmark=toy", "hparams=paper/gym"], "benchmark.task=track", "hparams=constant"),
+    (["hparams.learning_rate=0"], "learning_rate=0", "give a positive number"),
+    (["hparams.learning_rate=fast"], "hparams.learning_rate=fast", "give one such as 3e-4"),
+    (["seed=-1"], "seed=-1", "give a whole number"),
+    (["seed=[]"], "seed=[]", "give at least one"),
+    (["benchmark=toy", "benchmark.num_envs=0"], "benchmark.num_envs=0", "1 or more"),
+    (["budget=smoke", "budget.warmup_steps=400"], "budget.warmup_steps=400", "below env_steps=400"),
+    (["budget=smoke", "budget.eval_every=150"], "budget.eval_every=150", "give a multiple"),
+    (["utd=1,2"], "utd=1,2", "-m"),
+    (["-m", *TINY, "utd=1,0"], "utd=0", "give one such as 1/4"),
+    (["-m", *TINY, "utd=1,2", "seed=[0,0]"], "seed=[0, 0]", "give each"),
+    (["-m", "budget.env_step=5,6"], "budget.env_step", "did you mean budget.env_steps?"),
+]
+
+
+@pytest.mark.parametrize(
+    ("words", "named", "mend"),
+    [*MISTAKES, *(pytest.param(*case, marks=pytest.mark.slow) for case in MORE_MISTAKES)],
+    ids=lambda x: " ".join(x)[-40:] if isinstance(x, list) else "",
+)
+def test_a_mistake_is_one_sentence(desk: Desk, words: list[str], named: str, mend: str) -> None:
+    process = desk.start(*words)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 2, err
+    assert out == ""
+    assert err.endswith("\n") and err.count("\n") == 1, err
+    assert named in err and mend in err
+    assert not desk.study.exists() and list(desk.here.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_sweep_and_the_same_again(whole: Desk) -> None:
+    records = whole.records()
+    assert len(records) == 8
+    combinations = {(r["spec"]["utd"], r["member"]["seed"]) for r in records.values()}
+    assert combinations == {(utd, seed) for utd in ("1/2", "1", "2", "4") for seed in (0, 1)}
+    before = whole.files()
+    assert "4 of 4 jobs are recorded already" in whole.train(*SWEEP)
+    assert whole.files() == before
+
+
+@pytest.mark.slow
+def test_a_dry_run_counts_and_writes_nothing(desk: Desk, whole: Desk) -> None:
+    said = desk.train(*SWEEP, "dry=true")
+    assert not desk.study.exists() and list(desk.here.iterdir()) == []
+    assert "4 jobs, 8 runs, 0 recorded, 8 to run: 21,000 updates" in said  # 1400 · (½ + 1 + 2 + 4) · 2
+    before = whole.files()
+    assert "4 jobs, 8 runs, 8 recorded, 0 to run: 0 updates" in whole.train(*SWEEP, "dry=true")
+    single = whole.train(*TINY, "budget.env_steps=1500", "budget.log_every=50", "seed=[0,1,2]", "dry=true")
+    assert "1 jobs, 3 runs, 2 recorded, 1 to run: 1,400 updates" in single
+    assert whole.files() == before
+
+
+@pytest.mark.slow
+def test_killed_in_the_middle_and_run_again(desk: Desk, whole: Desk) -> None:
+    """The records equal, bit for bit, those of a sweep that nothing interrupted."""
+    process = desk.start(*SWEEP)
+    try:
+        patience = time.monotonic() + 240
+        while not (desk.records() and half_done(desk)):
+            assert process.poll() is None and time.monotonic() < patience, "the sweep ended before it could be killed"
+            time.sleep(0.01)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    recorded, left = desk.files(), half_done(desk)
+    assert left and 0 < len(desk.records()) < 8
+    assert list(desk.study.rglob("claim.json"))
+
+    desk.train(*SWEEP)
+    assert not list(desk.study.rglob("claim.json"))
+    after = desk.files()
+    for path, changed in recorded.items():
+        if path.endswith("record.json"):
+            assert after[path] == changed, "what was recorded was trained again"
+    assert desk.results() == whole.results()
+
+
+def half_done(desk: Desk) -> list[Path]:
+    """Curves with rows in them, of runs without a record."""
+    curves = [path for path in desk.study.glob("runs/*/curve.csv") if not path.with_name("record.json").exists()]
+    return [path for path in curves if path.read_text().count("\n") > 2]
+
+
+@pytest.mark.slow
+def test_two_sweeps_at_once_train_each_member_once(desk: Desk, whole: Desk) -> None:
+    """Every claim ever seen on a member is the same one, and a record once written stays."""
+    processes = [desk.start(*SWEEP) for _ in range(2)]
+    claims: dict[str, set[str]] = {}
+    records: dict[str, set[int]] = {}
+    try:
+        while any(process.poll() is None for process in processes):
+            for path in desk.study.glob("runs/*/claim.json"):
+                try:
+                    claims.setdefault(path.parent.name, set()).add(json.loads(path.read_text())["token"])
+                except FileNotFoundError:  # released meanwhile
+                    pass
+            for path in desk.study.glob("runs/*/record.json"):
+                records.setdefault(path.parent.name, set()).add(path.stat().st_mtime_ns)
+            time.sleep(0.005)
+    finally:
+        for process in processes:
+            process.kill()
+    for process in processes:
+        _, err = process.communicate()
+        assert process.returncode == 0, err
+    assert {run: len(tokens) for run, tokens in claims.items()} == dict.fromkeys(desk.records(), 1)
+    assert all(len(times) == 1 for times in records.values())
+    assert desk.results() == whole.results()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("benchmark", ["toy", "control"])
+def test_every_record_of_a_grid_has_its_ratio_exactly(desk: Desk, benchmark: str) -> None:
+    """With lengths that nothing divides: 3 copies, 334 env steps of which 101 are for warm-up."""
+    ratios = ("1/4", "1/2", "1", "2", "4")
+    lengths = ("budget.env_steps=334", "budget.warmup_steps=101", "budget.log_every=50", "budget.eval_every=null")
+    words = (f"benchmark={benchmark}", "benchmark.num_envs=3", *TINY[1:], *lengths, f"utd={','.join(ratios)}")
+    desk.train("-m", *words)
+    records = list(desk.records().values())
+    assert sorted(r["spec"]["utd"] for r in records) == sorted(ratios)
+    for record in records:
+        assert record["utd_realised"] == record["spec"]["utd"]
+        trained = record["transitions"] - 102
+        assert trained >= 232 and record["updates"] == trained * Fraction(record["spec"]["utd"])

@@ -1,0 +1,26 @@
+"""`make bench` runs and prints what it should; its numbers are not judged here, where other tests share the cores."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("sbx") is None, reason="needs the bench extra: pip install -e '.[bench]'")
+def test_the_quick_bench_prints_both_executors_and_a_verdict_for_each_target(root: Path) -> None:
+    command = [sys.executable, "-m", "tests.bench", "--quick"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    rows = re.findall(r"^ +64 +64 +1 +([18]) \| .*$", done.stdout, re.MULTILINE)
+    assert rows == ["1", "8", "1", "8"]  # host, then device
+    for row in re.findall(r"^ +64 .*$", done.stdout, re.MULTILINE):
+        assert sum(float(share) for share in re.findall(r"([\d.]+)%", row)) == pytest.approx(100, abs=0.3)
+    judged = re.findall(r"^(?:pass|FAIL)  (.*)$", done.stdout, re.MULTILINE)
+    assert sum("against sbx" in line for line in judged) == 1
+    assert sum("steps-with-updates" in line for line in judged) == 2

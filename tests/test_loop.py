@@ -1,0 +1,440 @@
+"""The loop: exact counts, and a member that is the same in any pack, on either executor, wherever its replay lives.
+
+Most of it is asked of a probe, which says from inside the update what it was given, and not of a learner: the loop is
+the same for every algorithm, and a learner takes seconds to compile.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+from omegaconf import OmegaConf
+
+from rlscale.benchmarks.control import Control
+from rlscale.benchmarks.toy import Toy
+from rlscale.cadence import schedule
+from rlscale.cycle import Run
+from rlscale.job import component
+from rlscale.loop import Row, run
+from rlscale.spec import Budget, Member, RunSpec
+from rlscale.store import FIRST_COLUMNS, Store
+from rlscale.types import Algorithm, DeviceEnv, EnvSpec, HostEnv, Hyper, Step, TrainState, Transition
+
+SAC = Path(__file__).parents[1] / "conf" / "algorithm" / "sac.yaml"
+B = 16
+MEMBERS = (Member(0, 1e-3), Member(1, 1e-3), Member(0, 1e-2))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compiles(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Compile time is most of what these tests take: optimise nothing, and keep what was compiled."""
+    cache = request.config.cache.mkdir(f"xla-{os.environ.get('PYTEST_XDIST_WORKER', 'one')}")  # type: ignore[union-attr]
+    jax.config.update("jax_disable_most_optimizations", True)
+    jax.config.update("jax_compilation_cache_dir", str(cache))
+    compilation_cache.reset_cache()
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    yield
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+    jax.config.update("jax_disable_most_optimizations", False)
+    jax.config.update("jax_compilation_cache_dir", None)
+    compilation_cache.reset_cache()
+
+
+# Tasks
+
+
+@dataclass(frozen=True)
+class DeviceReach:
+    """toy's `reach` as pure functions: nothing in it is random, so both executors must do the same with it."""
+
+    name: str
+    task: str
+    num_envs: int
+
+    def spec(self) -> EnvSpec:
+        return Toy("toy", "reach", 1).spec()
+
+    def functions(self) -> DeviceEnv:
+        def step(state: Any, action: Any) -> Any:
+            x, age = state[0] + 0.25 * jnp.clip(action[0], -1, 1), state[1] + 1
+            terminated = x >= 1
+            truncated = (age >= 20) & ~terminated
+            over = terminated | truncated
+            new = jnp.where(over, 0.0, x)
+            return (new, jnp.where(over, 0, age)), Step(new[None], jnp.float32(-1), terminated, truncated, x[None])
+
+        return DeviceEnv(lambda _: ((jnp.float32(0), jnp.int32(0)), jnp.zeros(1)), step)
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A toy task that notes what is done with its environments; evaluations make more of them."""
+
+    name: str
+    task: str
+    num_envs: int
+    made: list[WatchedEnv]
+
+    def spec(self) -> EnvSpec:
+        return Toy("toy", self.task, 1).spec()
+
+    def make(self, seed: int) -> HostEnv:
+        self.made.append(WatchedEnv(Toy("toy", self.task, self.num_envs).make(seed)))
+        return self.made[-1]
+
+
+class WatchedEnv:
+    def __init__(self, env: HostEnv):
+        self.env, self.actions, self.steps, self.closed = env, list[np.ndarray](), list[Step](), False
+
+    def reset(self) -> Any:
+        return self.env.reset()
+
+    def step(self, action: Any) -> Step:
+        self.actions.append(np.array(action))
+        self.steps.append(self.env.step(action))
+        return self.steps[-1]
+
+    def close(self) -> None:
+        self.closed = True
+
+
+TASKS: dict[str, Any] = {
+    "toy": Toy("toy", "track", 1),
+    "control": Control("control", "pendulum", 1),
+    "reach": Toy("toy", "reach", 1),
+    "device_reach": DeviceReach("device", "reach", 1),
+}
+
+
+# Learners
+
+
+def sac(env: EnvSpec, **fields: Any) -> Algorithm:
+    values: dict[str, Any] = OmegaConf.to_container(OmegaConf.load(SAC))  # type: ignore[assignment]
+    made: Algorithm = component(values | {"width": 8} | fields, "algorithm").make(env, Fraction(1), B)
+    return made
+
+
+def probe(env: EnvSpec, traces: list[int] | None = None, drifting: bool = False) -> Algorithm:
+    """A number that follows what the batches hold, by η; it reports on them, and costs next to nothing to compile.
+
+    It explores with 0.5 and acts with 1 otherwise; drifting, its actions depend on all that a learner's may depend on.
+    """
+
+    def init(key: Any, hyper: Hyper) -> TrainState:
+        return TrainState(jax.random.normal(key), (), (), hyper, key, jnp.int32(0))
+
+    def act(state: TrainState, obs: Any, key: Any, explore: bool) -> Any:
+        shape = (*obs.shape[:-1], env.action_dim)
+        if not drifting:
+            return jnp.full(shape, 0.5 if explore else 1.0)
+        noise = jax.random.normal(key, shape) if explore else 0.0
+        return jnp.tanh(state.params + obs.sum(-1, keepdims=True) + noise)
+
+    def update(state: TrainState, batch: Transition) -> Any:
+        if traces is not None:
+            traces.append(1)
+        seen = (batch.obs.sum(-1) + batch.action.sum(-1) + batch.reward).mean()
+        value = state.params + state.hyper.learning_rate * (seen - state.params)
+        # of `reach`: a transition is a step of that task, and a row of the replay that was never written is none
+        astray = jnp.abs(batch.next_obs - batch.obs - batch.action / 4).max()
+        ended = (batch.discount == 0) != (batch.next_obs[..., 0] >= 1)
+        wrong = (astray > 1e-5) | ended.any() | (batch.reward != -1).any()
+        # a learner that diverges, for the asking
+        value = jnp.where(state.hyper.learning_rate > 1, jnp.nan, value)
+        metrics = {"value": value, "count": state.updates.astype(jnp.float32) + 1, "wrong": wrong.astype(jnp.float32)}
+        return state.replace(params=value, updates=state.updates + 1), metrics
+
+    return Algorithm(init, act, update, {"critic": 1, "actor": 1, "total": 2}, 1.0)
+
+
+LEARNERS = {"sac": sac, "probe": probe, "drifting": functools.partial(probe, drifting=True)}
+
+
+class Asked(NamedTuple):
+    """A run in few words."""
+
+    task: str
+    learner: str = "drifting"
+    members: tuple[Member, ...] = MEMBERS[:1]
+    utd: Fraction = Fraction(1)
+    num_envs: int = 1
+    env_steps: int = 60
+    warmup_steps: int = 20
+    log_every: int = 20
+    eval_every: int | None = None
+    replay_capacity: int | None = 64
+    pack: str = "loop"
+    replay: str = "device"
+
+
+def work(asked: Asked, algorithm: Algorithm | None = None, benchmark: Any = None) -> Run:
+    if benchmark is None:
+        benchmark = type(TASKS[asked.task])(TASKS[asked.task].name, TASKS[asked.task].task, asked.num_envs)
+    env = benchmark.spec()
+    budget = Budget(asked.env_steps, asked.warmup_steps, asked.log_every, asked.eval_every, 2, asked.replay_capacity)
+    return Run(
+        algorithm=algorithm or LEARNERS[asked.learner](env),
+        benchmark=benchmark,
+        members=asked.members,
+        cadence=schedule(asked.utd, asked.num_envs, asked.env_steps, asked.warmup_steps),
+        budget=budget,
+        batch_size=B,
+        pack=asked.pack,  # type: ignore[arg-type]
+        replay=asked.replay,  # type: ignore[arg-type]
+    )
+
+
+def curves(job: Run) -> list[list[Row]]:
+    """The rows of each member, without the wall clock."""
+    return [[{k: v for k, v in row.items() if k != "wall_s"} for row in rows] for rows in zip(*run(job), strict=True)]
+
+
+@functools.cache
+def train(asked: Asked) -> list[list[Row]]:
+    """Rows of a run, made once for all tests that ask for it."""
+    return curves(work(asked))
+
+
+def assert_close(a: list[Row], b: list[Row], rtol: float) -> None:
+    assert len(a) == len(b)
+    for x, y in zip(a, b, strict=True):
+        assert x.keys() == y.keys()
+        for name in x:
+            if x[name] is None or y[name] is None:
+                assert x[name] is y[name] is None, name
+            else:
+                assert x[name] == pytest.approx(y[name], rel=rtol, abs=rtol), f"{name} at {x['env_step']}"
+
+
+# Rows
+
+
+@pytest.mark.parametrize(("task", "episode"), [("toy", 10), ("control", 200)])
+def test_rows_say_what_happened(task: str, episode: int) -> None:
+    asked = Asked(task, env_steps=450, warmup_steps=30, log_every=20, eval_every=60, utd=Fraction(1, 10))
+    rows = list(run(work(asked)))
+    assert [len(pack) for pack in rows] == [1] * 23
+    assert [list(pack[0])[:7] for pack in rows] == [list(FIRST_COLUMNS)] * 23
+    only = [pack[0] for pack in rows]
+    assert [row["env_step"] for row in only] == [*range(20, 441, 20), 450]
+    assert [row["updates"] for row in only] == [max(0, row["env_step"] - 30) // 10 for row in only]  # type: ignore[operator]
+    assert np.cumsum([row["train_episodes"] for row in only]).tolist() == [row["env_step"] // episode for row in only]  # type: ignore[operator]
+    metrics = [name for name in only[0] if name not in FIRST_COLUMNS]
+    assert metrics == ["count", "value", "wrong"]
+    walls = [row["wall_s"] for row in only]
+    assert walls == sorted(walls) and walls[0] > 0  # type: ignore[operator, type-var]
+    for row in only:
+        assert (row["train_return"] is None) == (row["train_episodes"] == 0)
+        assert (row["eval_return"] is None) == (row["env_step"] % 60 != 0) == (row["eval_episodes"] == 0)  # type: ignore[operator]
+        for name in metrics:
+            assert (row[name] is None) == (row["updates"] == 0)
+
+
+@pytest.mark.parametrize("num_envs", [1, 3])
+@pytest.mark.parametrize("task", ["reach", "device_reach"])
+def test_updates_are_exact_for_any_ratio(task: str, num_envs: int) -> None:
+    """Counted by the learner itself, in the state; and one trace of the update serves every σ and any last chunk."""
+    counted = set()
+    for utd in map(Fraction, ("1/4", "1/2", "2/3", "1", "3/2", "2", "4")):
+        asked = Asked(task, utd=utd, num_envs=num_envs, env_steps=100, warmup_steps=20, log_every=num_envs * 7)
+        traces: list[int] = []
+        job = work(asked, algorithm=probe(TASKS[task].spec(), traces))
+        (rows,) = curves(job)
+        last = rows[-1]
+        assert last["env_step"] >= 100 and last["env_step"] % num_envs == 0  # type: ignore[operator]
+        warmup = math.ceil(20 / num_envs) * num_envs
+        assert Fraction(int(last["count"]), last["env_step"] - warmup) == utd  # type: ignore[arg-type, operator]
+        for row in rows:
+            assert row["updates"] == (row["count"] or 0) == max(0, row["env_step"] - warmup) * utd // 1  # type: ignore[operator]
+        counted.add(len(traces))
+    assert len(counted) == 1, "another σ or a shorter chunk compiled again"
+
+
+@pytest.mark.parametrize("replay", ["device", "host"])
+@pytest.mark.parametrize("task", ["toy", "control"])
+def test_traces_do_not_grow_with_the_run_or_the_pack(task: str, replay: str) -> None:
+    if task == "control" and replay == "host":
+        pytest.skip("the device executor keeps its replay with it")
+    counts = []
+    for asked in (
+        Asked(task, replay=replay),
+        Asked(task, env_steps=190, replay=replay),
+        Asked(task, env_steps=95, log_every=10, utd=Fraction(2, 3), replay=replay),
+        Asked(task, members=MEMBERS, replay=replay),
+    ):
+        traces: list[int] = []
+        curves(work(asked, algorithm=probe(TASKS[task].spec(), traces)))
+        counts.append(len(traces))
+    assert len(set(counts)) == 1, counts
+    assert counts[0] <= 2, "once for the shapes of the metrics, once for the program"
+
+
+@pytest.mark.parametrize("replay", ["device", "host"])
+@pytest.mark.parametrize("task", ["reach", "device_reach"])
+def test_batches_hold_real_transitions(task: str, replay: str) -> None:
+    """Every row sampled is a step of the task with its true successor and end, after wrap-around too."""
+    if task == "device_reach" and replay == "host":
+        pytest.skip("the device executor keeps its replay with it")
+    asked = Asked(task, "probe", num_envs=2, utd=Fraction(2), env_steps=300, log_every=2, replay=replay)
+    (rows,) = train(asked._replace(members=MEMBERS[:1], replay_capacity=50))
+    assert [row["wrong"] for row in rows if row["updates"]] == [0.0] * 140
+    assert sum(row["train_episodes"] or 0 for row in rows) > 20
+
+
+# A member is the same, whatever runs beside it and wherever
+
+PACKED = {
+    "toy": Asked("toy", members=MEMBERS, utd=Fraction(3, 2), num_envs=2, eval_every=20),
+    "control": Asked("control", members=MEMBERS, utd=Fraction(1, 2), num_envs=2, env_steps=120, log_every=40),
+}
+LEARNING = ["drifting", pytest.param("sac", marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("learner", LEARNING)
+@pytest.mark.parametrize("task", PACKED)
+def test_a_member_is_the_same_alone_and_in_a_pack(task: str, learner: str) -> None:
+    asked = PACKED[task]._replace(learner=learner)
+    one_by_one, all_at_once = train(asked), train(asked._replace(pack="vmap"))
+    for i, member in enumerate(MEMBERS):
+        (alone,) = train(asked._replace(members=(member,)))
+        assert one_by_one[i] == alone  # bit for bit
+        assert_close(all_at_once[i], alone, rtol=2e-3 if learner == "sac" else 1e-5)
+    last = [tuple(rows[-1].values()) for rows in one_by_one]
+    assert len(set(last)) == 3  # a seed makes a difference, and so does a learning rate
+
+
+@pytest.mark.parametrize("learner", LEARNING)
+def test_the_replay_may_live_on_the_host(learner: str) -> None:
+    """The same index law: the same rows, whatever σ and however many updates are due at once."""
+    asked = PACKED["toy"]._replace(learner=learner, members=MEMBERS[:2], replay_capacity=30)
+    for utd in (Fraction(3, 2), Fraction(1, 3)):
+        device, host = (train(asked._replace(utd=utd, replay=where)) for where in ("device", "host"))
+        for a, b in zip(device, host, strict=True):
+            assert_close(a, b, rtol=1e-5)
+
+
+@pytest.mark.parametrize("learner", LEARNING)
+def test_both_executors_do_the_same(learner: str) -> None:
+    """On a task of which nothing is random: returns, ends, replay, updates and evaluations."""
+    asked = Asked("reach", learner, MEMBERS[:2], Fraction(1, 2), num_envs=2, env_steps=120, eval_every=40)
+    host, device = train(asked), train(asked._replace(task="device_reach"))
+    for a, b in zip(host, device, strict=True):
+        assert_close(a, b, rtol=1e-3)
+    assert sum(row["train_episodes"] or 0 for row in host[0]) > 3
+    assert any(row["eval_return"] is not None for row in host[0])
+
+
+@pytest.mark.parametrize("task", ["toy", "control"])
+def test_looking_changes_nothing(task: str) -> None:
+    asked = Asked(task, members=MEMBERS[:2], env_steps=100, eval_every=20)
+    for seen, unseen in zip(train(asked), train(asked._replace(eval_every=None)), strict=True):
+        assert all(row["eval_return"] is not None for row in seen)
+        blind: Row = {"eval_return": None, "eval_episodes": 0}
+        assert [row | blind for row in seen] == unseen
+
+
+def test_evaluation_is_greedy_and_whole() -> None:
+    """The probe acts with 1 when it does not explore, which earns the best return of `reach`, -4."""
+    for task in ("reach", "device_reach"):
+        (rows,) = train(Asked(task, "probe", eval_every=20))
+        assert [row["eval_return"] for row in rows] == [-4.0] * 3
+        assert [row["eval_episodes"] for row in rows] == [2] * 3
+
+
+# By hand
+
+
+def test_returns_are_those_of_the_episodes() -> None:
+    """Summed again from what the environment paid, episode by episode; evaluations do not count as training."""
+    watched = Watched("toy", "reach", 3, [])
+    asked = Asked("reach", num_envs=3, env_steps=240, log_every=60, eval_every=120)
+    (rows,) = curves(work(asked, benchmark=watched))
+    training, *evaluations = watched.made
+    assert len(training.steps) == 80 and len(evaluations) == 2
+    assert all(env.closed for env in watched.made)
+    running, returns = np.zeros(3), [list[float]() for _ in rows]
+    for t, step in enumerate(training.steps):
+        running += step.reward
+        for copy in np.flatnonzero(step.terminated | step.truncated):
+            returns[t // 20].append(running[copy])
+            running[copy] = 0
+    assert [row["train_episodes"] for row in rows] == [len(part) for part in returns]
+    for row, part in zip(rows, returns, strict=True):
+        assert row["train_return"] == pytest.approx(np.mean(part))
+
+
+def test_track_pays_what_the_actions_earn() -> None:
+    watched = Watched("toy", "track", 1, [])
+    (rows,) = curves(work(Asked("toy"), benchmark=watched))
+    earned = [step.reward[0] for step in watched.made[0].steps]
+    for i, row in enumerate(rows):
+        assert row["train_return"] == pytest.approx(np.sum(earned[20 * i : 20 * (i + 1)]) / 2, abs=1e-5)
+
+
+def test_warm_up_acts_all_over_the_box_and_learns_nothing() -> None:
+    watched = [Watched("toy", "track", 2, []) for _ in range(2)]
+    asked = Asked("toy", num_envs=2, env_steps=440, warmup_steps=400, log_every=20)
+    for member, benchmark in zip(MEMBERS, watched, strict=False):
+        (rows,) = curves(work(asked._replace(members=(member,)), probe(benchmark.spec()), benchmark))
+        assert [row["env_step"] for row in rows if row["updates"] == 0] == list(range(20, 401, 20))
+    actions = np.stack([bench.made[0].actions for bench in watched], 2)  # [T, E, members, A]
+    assert actions.shape == (220, 2, 2, 2) and actions.dtype == np.float32
+    warm = actions[:200].reshape(200, -1)  # each of copies, members and dimensions for itself
+    assert (np.abs(warm) <= 1).all()
+    assert (warm.min(0) < -0.95).all() and (warm.max(0) > 0.95).all()
+    quarters = [np.histogram(column, 4, (-1, 1))[0] for column in warm.T]
+    assert (np.abs(np.array(quarters) - 50) < 5 * np.sqrt(200 * 0.25 * 0.75)).all()
+    assert np.abs(np.corrcoef(warm.T) - np.eye(8)).max() < 0.35
+    assert (actions[200:] == 0.5).all()  # from then on, the policy
+
+
+# What a learner may do
+
+
+def test_a_learner_that_diverges_is_recorded_so(study: Path) -> None:
+    """Its curve ends there, its record says so, and the other member of the pack is finished."""
+    members = (Member(0, 1e-3), Member(0, 5.0))  # of the probe, an η above 1 makes NaN
+    asked = Asked("reach", "probe", members=members, env_steps=100)
+    job = work(asked)
+    healthy, ill = curves(job)
+    assert all(math.isfinite(row["value"]) for row in healthy if row["updates"])  # type: ignore[arg-type]
+    assert [math.isnan(row["value"]) for row in ill if row["updates"]] == [True] * 4  # type: ignore[arg-type]
+
+    spec = RunSpec({"name": "probe"}, {"name": "toy", "task": "reach"}, asked.utd, B, job.budget)
+    store = Store(study)
+    recordings = [store.claim(spec, member) for member in members]
+    for rows in run(job):
+        for recording, row in zip(recordings, rows, strict=True):
+            assert recording is not None
+            recording.row(row)
+    assert [recording.diverged for recording in recordings if recording] == [False, True]
+    lengths = [len((recording.folder / "curve.csv").read_text().splitlines()) for recording in recordings if recording]
+    assert lengths == [1 + 5, 1 + 2]  # the row with NaN is the last one
+    for recording in recordings:
+        assert recording is not None
+        recording.release()
+
+
+def test_sac_learns_to_track() -> None:
+    """A known best return of 10; a policy that acts at random earns 3.3."""
+    asked = Asked("toy", env_steps=1000, warmup_steps=200, log_every=200, members=(Member(0, 3e-3), Member(1, 3e-3)))
+    learner = sac(
+        TASKS["toy"].spec(), width=32, depth=1, initial_temperature=0.1, discount=0.0, temperature_learning_rate=1e-2
+    )
+    for rows in curves(work(asked, algorithm=learner)):
+        assert rows[0]["train_return"] < 5  # type: ignore[operator]
+        assert rows[-1]["train_return"] > 8.5  # type: ignore[operator]
