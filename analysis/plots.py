@@ -65,6 +65,7 @@ def learning_curves(crossings: Crossings) -> Figure:
             for threshold in crossings.thresholds:
                 ax.axhline(threshold, color="#c9ced6", linewidth=0.6, linestyle=(0, (2, 3)), zorder=0)
             ax.set(title=task, xlabel="env steps", ylabel="normalised return", ylim=(-60, 1060), xscale="log")
+            _plain_ticks(ax, "x")
         lines = [Line2D([], [], color=c, label=f"σ = {u}") for u, c in zip(utds, shades(len(utds)), strict=True)]
         axes[0].legend(handles=lines, loc="upper left", fontsize=8)
     return fig

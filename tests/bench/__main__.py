@@ -30,7 +30,7 @@ from tests.bench.timing import Point, Round, serve
 
 POINTS = [Point(width, batch_size, utd) for width, batch_size in ((64, 64), (256, 256)) for utd in (1, 8)]
 PACKS = (1, 8)
-PARTS = ("update", "sample", "env-host", "env-device")
+PARTS = ("update", "update-call", "sample", "env-host", "env-device")
 
 # Before any worker imports numpy, jax or torch: one thread in each pool, and nothing compiled read from a disk.
 ENVIRONMENT = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")} | {

@@ -1,10 +1,10 @@
 """What is timed of rlscale: both executors as they are, and their parts alone at the same shapes.
 
-`host` and `device` are one vector step of the real loop (`advance`), updates included, for a pack of members; the
-parts are `update` (one gradient step on a fixed batch), `sample` (one draw of a batch: indices and gather), `env-host`
-and `env-device` (one env step under random actions). The parts run many times inside one compiled loop (the host's
-env in a Python loop), so they hold no dispatch: dispatch, acting, and what the parts cost more in company than alone
-are the loop's own.
+`host` and `device` are one vector step of the real loop (`advance`), updates included, for a pack of members. The
+parts: `update` (one gradient step on a fixed batch), `sample` (one draw of a batch: indices and gather), `env-host` and
+`env-device` (one env step under random actions). They run many times inside one compiled loop (the host's env in a
+Python loop), so they hold no dispatch: dispatch, acting, and what the parts cost more in company than alone are the
+loop's own. `update-call` is σ updates in a call of their own, which shows how much of that a call as such costs.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ def makers(packs: tuple[int, ...]) -> Callable[[Point], Mapping[str, Maker]]:
     return lambda point: {
         **{f"{name}/{pack}": _executor(name, point, pack) for name in ("host", "device") for pack in packs},
         "update": lambda: _update(point),
+        "update-call": lambda: _update(point, point.utd),
         "sample": lambda: _sample(point),
         "env-host": _env_host,
         "env-device": _env_device,
@@ -92,23 +93,27 @@ def _random_rows(count: int) -> Transition:
     return jax.tree.map(jnp.asarray, rows)
 
 
-def _looped(body: Callable[[Any, Any], Any], start: Any, fixed: Any = None) -> Work:
-    """`body(carry, fixed)` any number of times in one compiled call; the carry goes on from call to call."""
+def _looped(body: Callable[[Any, Any], Any], start: Any, fixed: Any = None, times: int | None = None) -> Work:
+    """`body(carry, fixed)` any number of times in one compiled call; the carry goes on from call to call.
+
+    With `times`, a unit is one call that does it that often.
+    """
     run = jax.jit(lambda n, carry, fixed: jax.lax.fori_loop(0, n, lambda _, c: body(c, fixed), carry), donate_argnums=1)
     carry = start
 
     def work(units: int) -> None:
         nonlocal carry
-        carry = jax.block_until_ready(run(np.int32(units), carry, fixed))
+        for count in [units] if times is None else [times] * units:
+            carry = jax.block_until_ready(run(np.int32(count), carry, fixed))
 
     work(1)
     return Work(work)
 
 
-def _update(point: Point) -> Work:
+def _update(point: Point, times: int | None = None) -> Work:
     algorithm = _algorithm(point)
     state = jax.jit(algorithm.init)(jax.random.key(0), Hyper(jnp.float32(RATE)))
-    return _looped(lambda s, batch: algorithm.update(s, batch)[0], state, _random_rows(point.batch_size))
+    return _looped(lambda s, batch: algorithm.update(s, batch)[0], state, _random_rows(point.batch_size), times)
 
 
 def _sample(point: Point) -> Work:

@@ -324,8 +324,7 @@ class Reference:
         noise_key = jax.random.split(state.key)[1]
         self.next_noise, self.noise = f64(jax.random.normal(noise_key, (2, *rows.action.shape)))
         self.params, self.targets, self.rows = f64(state.params), f64(state.targets), f64(rows)
-        self.discount, self.bar = fields["discount"], fields["entropy_per_action"] * rows.action.shape[-1]
-        self.alpha = np.exp(self.params["log_temperature"])
+        self.discount, self.alpha = fields["discount"], np.exp(self.params["log_temperature"])
 
     def critic_loss(self, critic: Any) -> float:
         rows = self.rows
