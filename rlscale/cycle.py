@@ -106,7 +106,8 @@ class Executor:
     def begin(self, _: None, own: tuple[Array, Array], shared: None) -> Any:
         """One member's carry before the first step."""
         seed, learning_rate = own
-        keys = Keys(*jax.random.split(jax.random.key(seed), len(Keys._fields)))
+        # Raw keys: a typed key array costs every call of a compiled function a detour through Python.
+        keys = Keys(*jax.random.split(jax.random.PRNGKey(seed), len(Keys._fields)))
         state = self.job.algorithm.init(keys.init, Hyper(learning_rate))
         storage = replay.init(self.capacity, self.env) if self.job.replay == "device" else None
         batch = replay.init(self.job.batch_size, self.env)

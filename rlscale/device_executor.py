@@ -58,8 +58,8 @@ class DeviceExecutor(Executor):
 
     def advance(self, step: int, stop: int) -> int:
         """Run cycles from vector step `step` towards `stop`; returns how far it came."""
-        clock = self.now(range(step, step + self.steps_per_call))
         count = min(self.steps_per_call, stop - step)
+        clock = Now(*(np.resize(x, self.steps_per_call) for x in self.now(range(step, step + count))))
         self.carries = self.cycles_all(self.carries, shared=(np.int32(count), clock))
         jax.block_until_ready(self.carries)
         return step + count

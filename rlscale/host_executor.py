@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,36 +25,53 @@ class HostExecutor(Executor):
         self.ended = np.zeros((len(job.members), 2))
         self.act_all = self.over_members(self.act)
         self.greedy_all = self.over_members(self.greedy)
-        if job.replay == "device":
-            self.absorb_all = self.over_members(self.absorb, donate=True)
-        else:
+        self.turn_all = self.over_members(self.turn, donate=True)
+        self.action: Any = None  # chosen by the last turn for the next step
+        if job.replay == "host":
             self.storage = [replay.init(self.capacity, self.env, np) for _ in job.members]
             self.indices_all = self.over_members(self.indices)
-            self.absorb_all = self.over_members(self.absorb_batches, donate=True)
+            self.batches: Any = None  # [M, n, B, ...], of the last turn that had updates
 
     def advance(self, step: int, stop: int) -> int:
         """One vector step and its updates; returns the next step's number."""
-        now = Now(*(x[0] for x in self.now(range(step, step + 1))))
-        action = self.by_member(self.act_all(self.carries, self.obs, now))
+        now, then = (Now(*(x[0] for x in self.now(range(t, t + 1)))) for t in (step, step + 1))
+        action = self.by_member(self.act_all(self.carries, self.obs, now)) if self.action is None else self.action
         results = [env.step(a) for env, a in zip(self.envs, action, strict=True)]
         out = Step(*map(np.stack, zip(*results, strict=True)))  # [M, E, ...]
         rows = transition(self.obs, action, out)
-        if self.job.replay == "host":
-            for m, storage in enumerate(self.storage):
-                replay.add(storage, int(now.at), Transition(*(x[m] for x in rows)))
-        if self.job.replay == "device":
-            self.carries = self.absorb_all(self.carries, rows, now)
-        elif now.updates:
-            index = self.by_member(self.indices_all(self.carries, shared=now))
-            batches = [replay.sample(storage, index[m]) for m, storage in enumerate(self.storage)]
-            own = Transition(*map(np.stack, zip(*batches, strict=True)))
-            self.carries = self.absorb_all(self.carries, own, now)
+        experience = rows if self.job.replay == "device" else self.gather(rows, now)
+        turned = self.turn_all(self.carries, (experience, out.obs), (now, then))
+        self.carries = [learner for learner, _ in turned]
+        self.action = self.by_member([action for _, action in turned])
         over = out.terminated | out.truncated
         self.running += out.reward
         self.ended += np.stack([(self.running * over).sum(1), over.sum(1)], axis=1)
         self.running *= ~over
         self.obs = out.obs
         return step + 1
+
+    def turn(self, learner: Learner, own: tuple[Transition, Array], clock: tuple[Now, Now]) -> tuple[Learner, Array]:
+        """Absorb a step, then choose the next action: one call of a compiled function where two would cost double.
+
+        `own` holds the step's transitions, or the batches [n, B, ...] drawn from a replay on the host, and the
+        observations to act on next; `clock` is of this step and of the next.
+        """
+        (experience, obs), (now, then) = own, clock
+        if learner.storage is not None:
+            learner = self.absorb(learner, experience, now)
+        else:
+            learner = self.learn(learner, now.updates, lambda i, _: Transition(*(x[i] for x in experience)))
+        return learner, self.act(learner, obs, then)
+
+    def gather(self, rows: Transition, now: Now) -> Transition:
+        """Add rows [M, E, ...] to the replay on the host and draw the batches [M, n, B, ...] of the updates due."""
+        for m, storage in enumerate(self.storage):
+            replay.add(storage, int(now.at), Transition(*(x[m] for x in rows)))
+        if now.updates or self.batches is None:
+            index = self.by_member(self.indices_all(self.carries, shared=now))
+            drawn = [replay.sample(storage, index[m]) for m, storage in enumerate(self.storage)]
+            self.batches = Transition(*map(np.stack, zip(*drawn, strict=True)))
+        return self.batches
 
     def greedy(self, learner: Learner, obs: Array, _: None) -> Array:
         """Actions without exploration; the key is not used for them."""
@@ -63,10 +81,6 @@ class HostExecutor(Executor):
         """The rows [n, B] of the next updates by the same law as on the device; n is the most that can be due."""
         updates = learner.state.updates + jnp.arange(self.job.cadence.max_due)
         return jax.vmap(lambda u: replay.indices(learner.keys.sample, u, now.size, self.job.batch_size))(updates)
-
-    def absorb_batches(self, learner: Learner, batches: Transition, now: Now) -> Learner:
-        """The updates that are due, on batches [n, B, ...] gathered from a replay on the host."""
-        return self.learn(learner, now.updates, lambda i, _: Transition(*(x[i] for x in batches)))
 
     def read(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """As DeviceExecutor.read."""

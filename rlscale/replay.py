@@ -38,8 +38,12 @@ def add(storage: Transition, at: Array | int, rows: Transition) -> Transition:
 
 
 def indices(key: Array, update: Array, size: Array | int, batch_size: int) -> Array:
-    """The rows [B] of update number `update`, uniform with replacement over the `size` rows written so far."""
-    return jax.random.randint(jax.random.fold_in(key, update), (batch_size,), 0, size)
+    """The rows [B] of update number `update`, uniform with replacement over the `size` rows written so far.
+
+    Random bits modulo the size: uniform to within size / 2³² (0.02 % at a million rows), at half of randint's cost.
+    """
+    bits = jax.random.bits(jax.random.fold_in(key, update), (batch_size,))
+    return (bits % jnp.asarray(size, jnp.uint32)).astype(jnp.int32)
 
 
 def sample(storage: Transition, index: Any) -> Transition:
