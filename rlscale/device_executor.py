@@ -64,9 +64,9 @@ class DeviceExecutor(Executor):
         jax.block_until_ready(self.carries)
         return step + count
 
-    def read(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Returns and numbers of the episodes ended since the last read [M, 2], and the latest metrics [M] each."""
-        values = self.by_member([(world.ended, learner.metrics) for learner, world in self.carries])
+    def read(self) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+        """Sum and number of the returns of episodes ended since the last read [M, 2], updates made [M], metrics [M]."""
+        values = self.by_member([(w.ended, learner.state.updates, learner.metrics) for learner, w in self.carries])
         self.carries = [(learner, world._replace(ended=jnp.zeros_like(world.ended))) for learner, world in self.carries]
         return values
 

@@ -36,7 +36,8 @@ class HostExecutor(Executor):
         """One vector step and its updates; returns the next step's number."""
         now, then = (Now(*(x[0] for x in self.now(range(t, t + 1)))) for t in (step, step + 1))
         action = self.by_member(self.act_all(self.carries, self.obs, now)) if self.action is None else self.action
-        results = [env.step(a) for env, a in zip(self.envs, action, strict=True)]
+        # A member that diverged goes on beside the others, and a simulator must not be fed NaN.
+        results = [env.step(np.nan_to_num(a)) for env, a in zip(self.envs, action, strict=True)]
         out = Step(*map(np.stack, zip(*results, strict=True)))  # [M, E, ...]
         rows = transition(self.obs, action, out)
         experience = rows if self.job.replay == "device" else self.gather(rows, now)
@@ -82,10 +83,10 @@ class HostExecutor(Executor):
         updates = learner.state.updates + jnp.arange(self.job.cadence.max_due)
         return jax.vmap(lambda u: replay.indices(learner.keys.sample, u, now.size, self.job.batch_size))(updates)
 
-    def read(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    def read(self) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
         """As DeviceExecutor.read."""
         ended, self.ended = self.ended, np.zeros_like(self.ended)
-        return ended, self.by_member([learner.metrics for learner in self.carries])
+        return ended, *self.by_member([(learner.state.updates, learner.metrics) for learner in self.carries])
 
     def evaluate(self, step: int) -> np.ndarray:
         """As DeviceExecutor.evaluate; the environments are made anew, so an evaluation leaves nothing behind."""
@@ -95,7 +96,9 @@ class HostExecutor(Executor):
         total, alive = np.zeros(obs.shape[:2]), np.ones(obs.shape[:2], bool)
         while alive.any():
             action = self.by_member(self.greedy_all(self.carries, obs))
-            out = Step(*map(np.stack, zip(*(e.step(a) for e, a in zip(envs, action, strict=True)), strict=True)))
+            out = Step(
+                *map(np.stack, zip(*(e.step(np.nan_to_num(a)) for e, a in zip(envs, action, strict=True)), strict=True))
+            )
             total += alive * out.reward
             alive &= ~(out.terminated | out.truncated)
             obs = out.obs

@@ -107,8 +107,9 @@ class Job:
     def result(self, store: Store) -> float | None:
         """What a sweeper may optimise: the mean over members of the last return, evaluated if there was one."""
         records = [store.record(run_id(self.spec, m)) for m in self.members]
-        last = [r["last"]["eval_return"] or r["last"]["train_return"] for r in records if r is not None]
-        return None if not last or None in last else sum(last) / len(last)
+        last = [r["last"] for r in records if r is not None]
+        returns = [x["train_return"] if x["eval_return"] is None else x["eval_return"] for x in last]
+        return None if not returns or None in returns else sum(returns) / len(returns)
 
     def nominal_seconds(self) -> float:
         """A rough cost of one member on one core, before anything was measured."""

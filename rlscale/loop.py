@@ -7,7 +7,9 @@ function the same cycle runs K times in one call on the device. This file turns 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
+from fractions import Fraction
+from math import ceil
 
 from rlscale.cycle import Run
 from rlscale.device_executor import DeviceExecutor
@@ -17,32 +19,34 @@ from rlscale.types import DeviceBenchmark
 Row = dict[str, float | int | None]
 
 
-def run(job: Run) -> Iterator[list[Row]]:
+def run(job: Run) -> Generator[list[Row], None, None]:
     """Train the pack; yields one row for each member at each logging point."""
     executor = DeviceExecutor(job) if isinstance(job.benchmark, DeviceBenchmark) else HostExecutor(job)
     num_envs, total = job.cadence.num_envs, job.cadence.total
-    every = max(1, job.budget.log_every // num_envs)
+    log_every, eval_every = job.budget.log_every, job.budget.eval_every
     started, step = time.monotonic(), 0
     try:
         while step < total:
-            stop = min(total, step - step % every + every)
+            # A logging point is the first vector step that reaches a multiple of `log_every`; so for evaluations.
+            before = step * num_envs
+            stop = min(total, ceil(Fraction((before // log_every + 1) * log_every, num_envs)))
             while step < stop:
                 step = executor.advance(step, stop)
-            ended, metrics = executor.read()
-            env_step, updates = step * num_envs, job.cadence.updates_after(step)
-            due = job.budget.eval_every is not None and env_step % job.budget.eval_every == 0
+            env_step = step * num_envs
+            ended, updates, metrics = executor.read()
+            due = eval_every is not None and env_step // eval_every > before // eval_every
             evaluation = executor.evaluate(step) if due else None
             yield [
                 {
                     "env_step": env_step,
-                    "updates": updates,
+                    "updates": int(updates[m]),
                     "wall_s": round(time.monotonic() - started, 3),
                     "train_return": float(ended[m, 0] / ended[m, 1]) if ended[m, 1] else None,
                     "train_episodes": int(ended[m, 1]),
                     "eval_return": None if evaluation is None else float(evaluation[m]),
                     "eval_episodes": 0 if evaluation is None else job.budget.eval_episodes,
                 }
-                | {name: float(values[m]) if updates else None for name, values in metrics.items()}
+                | {name: float(values[m]) if updates[m] else None for name, values in metrics.items()}
                 for m in range(len(job.members))
             ]
     finally:

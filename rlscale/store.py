@@ -17,7 +17,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +151,8 @@ class Recording:
             holder = read_claim(self.folder)
             if holder is None or holder["token"] != self.token:
                 return
-            os.utime(self.folder / "claim.json")
+            with suppress(FileNotFoundError):  # released in between
+                os.utime(self.folder / "claim.json")
 
 
 def read_claim(folder: Path) -> dict[str, Any] | None:

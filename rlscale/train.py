@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -76,11 +77,13 @@ def train(job: Job, recordings: Mapping[Member, Recording]) -> None:
     members, spec = list(recordings), job.spec
     updates = cadence.updates_after(cadence.total)
     try:
-        with Meter(job.label, job.log.progress, job.log.every_s) as meter:
-            work = Run(learner, job.benchmark, members, cadence, spec.budget, spec.batch_size, pack, replay)
-            for rows in run(work):
+        work = Run(learner, job.benchmark, members, cadence, spec.budget, spec.batch_size, pack, replay)
+        with Meter(job.label, job.log.progress, job.log.every_s) as meter, closing(run(work)) as logged:
+            for rows in logged:
                 for recording, row in zip(recordings.values(), rows, strict=True):
                     recording.row(row)
+                if all(recording.diverged for recording in recordings.values()):
+                    break
                 step, done = rows[0]["env_step"], rows[0]["updates"]
                 returns = [
                     r.last["train_return"] for r in recordings.values() if r.last.get("train_return") is not None

@@ -8,6 +8,9 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+import launchers
+
+launchers.discover()  # before any test makes Hydra look for its plugins, which it does once in a process
 # Before any test imports jax or numpy. Two workers share two cores: a thread pool in each would make them fight.
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")

@@ -248,6 +248,13 @@ def test_rows_say_what_happened(task: str, episode: int) -> None:
             assert (row[name] is None) == (row["updates"] == 0)
 
 
+def test_copies_that_do_not_divide_the_cadence() -> None:
+    """A logging point is the first vector step that reaches a multiple; nothing drifts and no evaluation is lost."""
+    rows = train(Asked("reach", num_envs=3, env_steps=100, warmup_steps=21, log_every=20, eval_every=40))[0]
+    assert [row["env_step"] for row in rows] == [21, 42, 60, 81, 102]
+    assert [row["eval_return"] is not None for row in rows] == [False, True, False, True, False]
+
+
 @pytest.mark.parametrize("num_envs", [1, 3])
 @pytest.mark.parametrize("task", ["reach", "device_reach"])
 def test_updates_are_exact_for_any_ratio(task: str, num_envs: int) -> None:

@@ -7,6 +7,7 @@ a job that another sweep is working on is left for later. One that fails says so
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -52,6 +53,7 @@ class LocalPool(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run all jobs; exits with 1 after the last one if some failed."""
         setup_globals()
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that `_run` ends its processes
         # This process only plans; an accelerator is for the jobs.
         asked_platform = os.environ.get("JAX_PLATFORMS")
         os.environ["JAX_PLATFORMS"] = "cpu"
