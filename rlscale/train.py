@@ -14,7 +14,7 @@ from contextlib import closing
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import launchers
 from rlscale.door import door
@@ -22,6 +22,9 @@ from rlscale.job import Job, job_from
 from rlscale.progress import Meter, duration
 from rlscale.spec import Member, identity, plain, run_id
 from rlscale.store import Recording, Store
+
+if TYPE_CHECKING:
+    from rlscale.types import Algorithm
 
 POLL_S = 2.0  # between two looks at members that another process trains
 PACKAGES = ("rlscale", "jax", "jaxlib", "flax", "optax", "numpy", "gymnasium", "mujoco", "dm_control", "hydra-core")
@@ -74,56 +77,56 @@ def train(job: Job, recordings: Mapping[Member, Recording]) -> None:
     learner, cadence, on_cpu = job.learner(), job.cadence, jax.default_backend() == "cpu"
     pack = job.compute.pack if job.compute.pack != "auto" else "loop" if on_cpu else "vmap"
     replay = "device" if job.compute.replay == "auto" else job.compute.replay
-    members, spec = list(recordings), job.spec
-    updates = cadence.updates_after(cadence.total)
+    work = Run(learner, job.benchmark, list(recordings), cadence, job.spec.budget, job.spec.batch_size, pack, replay)
     try:
-        work = Run(learner, job.benchmark, members, cadence, spec.budget, spec.batch_size, pack, replay)
         with Meter(job.label, job.log.progress, job.log.every_s) as meter, closing(run(work)) as logged:
             for rows in logged:
                 for recording, row in zip(recordings.values(), rows, strict=True):
                     recording.row(row)
                 if all(recording.diverged for recording in recordings.values()):
                     break
-                step, done = rows[0]["env_step"], rows[0]["updates"]
-                returns = [
-                    r.last["train_return"] for r in recordings.values() if r.last.get("train_return") is not None
-                ]
+                step = int(rows[0]["env_step"] or 0)
+                returns = [float(row["train_return"]) for row in rows if row["train_return"] is not None]
                 note = f"step {step:,}" + (f", return {sum(returns) / len(returns):.1f}" if returns else "")
-                meter.update(float(done or 0) / updates, note)
+                meter.update(
+                    cadence.updates_after(step // cadence.num_envs) / cadence.updates_after(cadence.total), note
+                )
+        provenance = {
+            "asked_by": dict(job.asked_by),
+            "source": None,
+            "git": git_state(),
+            "versions": versions(),
+            "device": f"{jax.devices()[0].platform}: {jax.devices()[0].device_kind}",
+            "pack_size": len(recordings),
+            "started": started.isoformat(timespec="seconds"),
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
         for member, recording in recordings.items():
-            last = recording.last
-            trained = last["env_step"] - cadence.warmup * cadence.num_envs
-            realised = cadence.realised(last["updates"], last["env_step"]) if trained > 0 else None
-            if not recording.diverged and realised != spec.utd:
-                raise RuntimeError(f"{job.label}: realised σ = {realised}, asked for {spec.utd}")
-            measured = {
-                "transitions": last["env_step"],
-                "updates": last["updates"],
-                "utd_realised": plain(realised),
-                "n_params": learner.n_params,
-                "flops_per_update": learner.flops_per_update,
-                "wall_s": round(time.monotonic() - clock, 3),
-                "status": "diverged" if recording.diverged else "finished",
-                "resumes": 0,
-                "last": {k: last[k] for k in ("train_return", "eval_return")}
-                if not recording.diverged
-                else {"train_return": None, "eval_return": None},
-            }
-            provenance = {
-                "asked_by": dict(job.asked_by),
-                "source": None,
-                "git": git_state(),
-                "versions": versions(),
-                "device": f"{jax.devices()[0].platform}: {jax.devices()[0].device_kind}",
-                "pack_size": len(members),
-                "started": started.isoformat(timespec="seconds"),
-                "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-            }
-            head = {"schema": 1, "run_id": run_id(spec, member)}
-            recording.finish(head | identity(spec, member) | measured | provenance)
+            head = {"schema": 1, "run_id": run_id(job.spec, member)} | identity(job.spec, member)
+            recording.finish(head | measured(job, recording, learner, time.monotonic() - clock) | provenance)
     finally:
         for recording in recordings.values():
             recording.release()
+
+
+def measured(job: Job, recording: Recording, learner: Algorithm, wall_s: float) -> dict[str, Any]:
+    """The measured part of a record. Raises RuntimeError if a finished run's updates are not σ per transition."""
+    last, cadence, diverged = recording.last, job.cadence, recording.diverged
+    trained = last["env_step"] > cadence.warmup * cadence.num_envs
+    realised = cadence.realised(last["updates"], last["env_step"]) if trained else None
+    if not diverged and realised != job.spec.utd:
+        raise RuntimeError(f"{job.label}: realised σ = {realised}, asked for {job.spec.utd}")
+    return {
+        "transitions": last["env_step"],
+        "updates": last["updates"],
+        "utd_realised": plain(realised),
+        "n_params": learner.n_params,
+        "flops_per_update": learner.flops_per_update,
+        "wall_s": round(wall_s, 3),
+        "status": "diverged" if diverged else "finished",
+        "resumes": 0,
+        "last": {name: None if diverged else last[name] for name in ("train_return", "eval_return")},
+    }
 
 
 def dry_report(jobs: Sequence[Job]) -> str:
