@@ -12,6 +12,7 @@ from __future__ import annotations
 import csv
 import subprocess
 import sys
+import warnings
 from dataclasses import dataclass
 from datetime import date
 from math import sqrt
@@ -91,6 +92,7 @@ def measure(check: Check) -> list[float]:
     from rlscale.door import CONF
     from rlscale.job import job_from
 
+    warnings.filterwarnings("ignore", message=r"provider=hydra.searchpath")  # no emitted options are needed
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = OmegaConf.to_container(compose("train", [*check.overrides, f"seed={list(SEEDS)}"]), resolve=True)
     job = job_from(config, {}, ())  # type: ignore[arg-type]
