@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from rlscale.progress import duration
@@ -61,26 +62,31 @@ def summary(folder: Path) -> str:
     lines = ["", "What was found (95 % intervals):"]
     for symbol, quantity in (("B*", "batch_size"), ("η*", "learning_rate")):
         law = hparams["laws"]["shared"][quantity]
-        low, high = law["exponent_ci95"]
         per_task = ", ".join(f"{task} {value:.4g}" for task, value in law["intercept"].items())
-        lines.append(f"  {symbol}(σ) ∝ σ^{law['exponent']:.2f} [{low:.2f}, {high:.2f}]; at σ = 1: {per_task}")
+        lines.append(
+            f"  {symbol}(σ) ∝ σ^{law['exponent']:.2f} {span(law['exponent_ci95'], '.2f')}; at σ = 1: {per_task}"
+        )
     for law in laws["data"]:
-        ci = {k: "[" + ", ".join(f"{x:.3g}" for x in v) + "]" for k, v in law["ci95"].items()}
+        ci = {name: span(ends, ".3g") for name, ends in law["ci95"].items()}
         lines.append(
             f"  D(σ) to {law['threshold']:.0f} of 1000 = {law['d_min']:.4g} {ci['d_min']} · "
             f"(1 + ({law['beta']:.3g} {ci['beta']} / σ)^{law['alpha']:.3g} {ci['alpha']})"
         )
     lines.append(f"For σ = {HELD_OUT}, which no fit has seen (env steps):")
     for row in laws["holdout"]:
-        low, high = row["interval95"]
         measured = "not reached" if row["observed"] is None else f"{row['observed']:,.0f}"
         error = "" if row["signed_error"] is None else f" ({100 * row['signed_error']:+.0f} %)"
         lines.append(
-            f"  to {row['threshold']:.0f}: predicted {row['predicted']:,.0f} [{low:,.0f}, {high:,.0f}], "
+            f"  to {row['threshold']:.0f}: predicted {row['predicted']:,.0f} {span(row['interval95'], ',.0f')}, "
             f"measured {measured}{error}"
         )
     lines.append(f"Report: {folder / 'report.html'}")
     return "\n".join(lines)
+
+
+def span(ends: Sequence[float | None], form: str) -> str:
+    """An interval as text; the analysis writes null where there is none."""
+    return "[" + ", ".join("unknown" if end is None else format(end, form) for end in ends) + "]"
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # importing JAX must wait until `Compute.prepare` has set its
 
 KEYS = {"algorithm", "benchmark", "hparams", "budget", "compute", "log", "utd", "seed", "dry"}
 # For estimates before any run of a study is there to go by: a plain CPU core, and what a step costs beside updates.
-NOMINAL_FLOPS_PER_S, NOMINAL_S_PER_UPDATE, NOMINAL_S_PER_STEP = 5e10, 6e-5, 3e-5
+NOMINAL_FLOPS_PER_S, NOMINAL_S_PER_UPDATE, NOMINAL_S_PER_STEP = 1e11, 6e-5, 3e-5
 
 
 @dataclass(frozen=True)
