@@ -64,3 +64,8 @@ def excess_scatter(residuals: Floats, seed_variance: Floats, dof: int) -> float:
     if dof < 1:
         return 0.0
     return max(0.0, float(np.sum(residuals**2)) / dof - float(np.mean(seed_variance)))
+
+
+def t_scale(stream: np.random.Generator, draws: int, dof: int) -> Floats:
+    """√(dof/χ²) for each draw: times normal numbers it gives Student's t, for a spread that `dof` numbers told [K]."""
+    return np.sqrt(dof / stream.chisquare(dof, size=draws))
