@@ -127,7 +127,7 @@ def test_again_gives_the_same_bytes_and_another_fit_is_not_overwritten(fit: Path
 def test_plan_answers_with_an_interval_and_a_command(fit: Path, door: Door) -> None:
     laws = json.loads((fit / "fits/a/laws.json").read_text())
     top = laws["data"][-1]
-    data = top["d_min"] * (1 + top["beta"] ** top["alpha"])  # what σ = 1 takes
+    data = next(p["law"] for p in top["points"] if p["utd"] == "1")
     done = door("plan", fit, "name=a", "target=700", f"data={data}")
     assert done.returncode == 0, done.stderr
     assert "utd=1 " in done.stdout and "sweep=fitted/a benchmark.task=pendulum" in done.stdout
