@@ -86,7 +86,7 @@ def _sweep(
     body: dict[str, Any] = {part: keys for part, keys in fields.items() if keys}
     body |= {"utd": CHOSEN % "utd", "seed": CHOSEN % "seed"}
     if law is not None:
-        body["hparams"] = {"variants": variants}
+        body["hparams"] = {"variant": "row1", "variants": variants}
     told = []
     for i, row in enumerate(rows, 1):
         told.append(

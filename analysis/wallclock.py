@@ -73,5 +73,5 @@ def _row(path: Path, n_params: float) -> tuple[float, float, float, float] | Non
     numbers = [record.get(k) for k in ("wall_s", "transitions", "updates", "flops_per_update", "pack_size")]
     if record["status"] != "finished" or any(v is None or not math.isfinite(v) or v <= 0 for v in numbers):
         return None
-    wall, steps, updates, per_update, pack = map(float, numbers)
+    wall, steps, updates, per_update, pack = (float(v or 0.0) for v in numbers)
     return wall / pack, steps, updates * per_update, per_update / (10.0 * n_params * batch)
