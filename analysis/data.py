@@ -133,7 +133,7 @@ def _joint_laws(
     }
     member = bootstrap.stream("form").choice(len(names), size=bootstrap.draws, p=weights)
     theta = np.stack([many[name].theta for name in names])[member, np.arange(bootstrap.draws)]
-    drift, bend = _drift(steps, weights, bootstrap)
+    drift, bend = _drift(steps, weights, x, scatter**2 + seeds, bootstrap)
     ends = float(np.exp(x.min())), float(np.exp(x.max()))
     rows = [
         Level(points, blend, _parameters(fits["shifted_power"].theta[0, j]),
@@ -165,14 +165,19 @@ def _size(errors: Floats) -> float | None:
     return float(np.sqrt(np.nanmean(errors**2))) if np.isfinite(errors).any() else None
 
 
-def _drift(steps: dict[str, Floats], weights: Floats, bootstrap: Bootstrap) -> tuple[float, Floats]:
+def _drift(
+    steps: dict[str, Floats], weights: Floats, x: Floats, noise: float, bootstrap: Bootstrap
+) -> tuple[float, Floats]:
     """The expected error of ln D per unit of ln σ beyond the fitted range, and draws of it below and above: [K, 2].
 
-    That is: beyond the disagreement of the forms, which the draws hold already.
+    That is: beyond the disagreement of the forms, which the draws hold already, and beyond the `noise` (a variance of
+    ln D) of the point that was left out.
     """
     errors = np.stack(list(steps.values()))  # [F, origins, J]
     mean = np.tensordot(weights, errors, axes=1)
-    excess = mean**2 - np.tensordot(weights, (errors - mean) ** 2, axes=1)  # [origins, J]
+    spread = np.tensordot(weights, (errors - mean) ** 2, axes=1)  # [origins, J]
+    gaps = np.diff(x)[::-1][: errors.shape[1]]
+    excess = mean**2 - spread - noise / gaps[:, None] ** 2
     origins = [max(0.0, float(np.nanmean(row))) for row in excess if np.isfinite(row).any()]
     counts = DRIFT_COUNTS + len(origins)
     drift = float(np.sqrt((DRIFT_COUNTS * DRIFT**2 + sum(origins)) / counts))
