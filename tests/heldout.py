@@ -89,7 +89,11 @@ def main(words: list[str]) -> int:
     columns = ["data", "law", "J", "utd", "predicted", "low", "high", "observed", "error", "inside"]
     print(shown[columns].to_string(index=False, formatters=number))
     print()
-    print(summary(rows).rename(index={0: "nearer σ", 1: "farther σ"}, level="place").to_string(float_format="{:.3f}".format))
+    print(
+        summary(rows)
+        .rename(index={0: "nearer σ", 1: "farther σ"}, level="place")
+        .to_string(float_format="{:.3f}".format)
+    )
     return 0
 
 

@@ -28,7 +28,9 @@ def test_the_first_minimum_is_the_first_level_at_or_above(data: st.DataObject, l
     between = first_reached(steps, values, weights, LEVELS, True, counts)
     for k in range(2):
         rising = isotonic_regression(values @ weights[k] / 4, weights=counts).x
-        expected = [next((s for s, v in zip(steps, rising, strict=True) if v >= level - 1e-9), np.inf) for level in LEVELS]
+        expected = [
+            next((s for s, v in zip(steps, rising, strict=True) if v >= level - 1e-9), np.inf) for level in LEVELS
+        ]
         np.testing.assert_array_equal(found[k], expected)
         for j, level in enumerate(LEVELS):
             i = int(np.searchsorted(steps, found[k, j]))
