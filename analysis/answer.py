@@ -88,6 +88,7 @@ def _run(
     """The setting at a σ that a person would type, per task, with the command that trains it."""
     utd = question.near(point.sigma)
     at = frontiers(fit.laws, extend)[j].at(float(utd))
+    runs = None if fit.settings.variant else runs  # a command by the law's name runs the law, whatever was run so far
     rows = []
     for task, scale in fit.scale(j).items():
         batch, rate = settings(fit, rates, runs, task, utd, 1.0)

@@ -139,6 +139,8 @@ def _settings(folder: Path, laws: Mapping[str, Any], count: int) -> Settings:
     if not str(batch["source"]).startswith("hparams.json") or not (folder / "hparams.json").exists():
         return Settings(own, None, None, None)
     both = fitted_laws(json.loads((folder / "hparams.json").read_text()), variant)
+    if not set(own.intercept) <= set(both["learning_rate"].tasks):
+        return Settings(own, None, None, None)
     path, drawn = folder / "hparams_draws.npz", None
     if path.exists():
         with np.load(path) as arrays:

@@ -49,7 +49,7 @@ class Kind:
 @dataclass(frozen=True)
 class Row:
     """Runs to do: one job. `cost` is C + δ·D of all its runs in FLOPs; `share` the part of the asked quantity's
-    present variance that its block takes away, the same for all tasks of a block."""
+    present variance that its block takes away, the same for all tasks of a block; `neighbour`: not the law's own B."""
 
     utd: Fraction
     task: str
@@ -60,6 +60,7 @@ class Row:
     cost: float
     share: float
     reason: str
+    neighbour: bool
 
 
 @dataclass(frozen=True)
@@ -272,13 +273,14 @@ def _rows(
                 taken = set(runs.loc[at & np.isclose(runs["learning_rate"], rate), "seed"])
                 free = [s for s in range(len(taken) + len(mine)) if s not in taken][: len(mine)]
                 cost = len(mine) * fit.cost(kind.utd, task, length, delta, factor)
+                why = _reason(kind, joint, i)
                 rows.append(
-                    Row(kind.utd, task, batch, rate, tuple(free), length, cost, share, _reason(kind, joint, i, share))
+                    Row(kind.utd, task, batch, rate, tuple(free), length, cost, share, why, len(kind.factors) > 1)
                 )
     return rows
 
 
-def _reason(kind: Kind, joint: Floats, i: int, share: float) -> str:
+def _reason(kind: Kind, joint: Floats, i: int) -> str:
     spread, shared = sqrt(max(0.0, joint[i + 1, i + 1])), joint[0, i + 1]
     tie = shared / sqrt(joint[0, 0]) / spread if spread > 0 else 0.0
     what = "ln B*" if len(kind.factors) > 1 else "ln D"

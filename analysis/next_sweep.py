@@ -25,14 +25,20 @@ def base(fit: Fitted) -> str | None:
     return f"fitted/{fit.name}" if fit.settings.variant is not None and option.exists() else None
 
 
-def after(fit: Fitted) -> str:
-    """What to do once the runs are there, in a line."""
+def after(fit: Fitted, rows: Sequence[Row]) -> list[str]:
+    """What to do once the runs are there, in a line or two."""
     given, law = fit.laws["provenance"]["select"], base(fit)
     if "env_steps" not in fit.laws["provenance"]["spec"]["budget"]:
-        return "the fit is of runs from outside, which are not fitted together with new ones: these make their own"
+        return ["the fit is of runs from outside, which are not fitted together with new ones: these make their own"]
+    lines = []
+    if any(row.neighbour for row in rows):
+        lines.append(
+            f"then:    fit B* again with its neighbours: python -m analysis.hparams name={fit.name} … replace=true, "
+            "with select.hparams=null so that the selection means them too"
+        )
     if given["sweep"] is None and given["hparams"] in (None, law):
-        return f"then:    {fit.laws['provenance']['command']} replace=true"
-    return f"then:    fit again with a selection that means the new runs too, such as select.hparams={law or 'null'}"
+        return [*lines, f"then:    {fit.laws['provenance']['command']} replace=true"]
+    return [*lines, f"then:    fit again with a selection that means the new runs too: select.hparams={law or 'null'}"]
 
 
 def write(fit: Fitted, rows: Sequence[Row], header: Sequence[str], replace: bool) -> Path:

@@ -154,6 +154,9 @@ def _how_sure(found: Mapping[str, Any]) -> list[str]:
         )
     if found["at_end"]:
         lines.append("σ is an end of the range that was searched, not an optimum: a larger extend= searches further")
+    saved = {"compute": "data", "data": "compute"}.get(found["bound"])
+    if saved is not None and found[found["bound"]] < 0.99 * found["limit"]:
+        lines.append(f"the bound is not used up: by the law more {found['bound']} would save no {saved}")
     if found["answered"] < found["draws"]:
         none = found["draws"] - found["answered"]
         lines.append(f"{none} of {found['draws']} draws have no setting within the bound; the intervals leave them out")
@@ -182,7 +185,7 @@ def _print_next(proposal: Proposal, question: Question, fit: Fitted, option: Pat
     total, runs = sum(r.cost for r in proposal.rows), sum(len(r.seeds) for r in proposal.rows)
     show.say()
     show.table(
-        f"next: {runs} runs that tell most about {question.asked} for their cost C + δ·D",
+        f"the next {runs} runs: those that tell most about {question.asked} for their cost C + δ·D",
         ["σ", "task", "B", "η", "seeds", "env steps", "cost", "of the variance*"], rows,
     )  # fmt: skip
     show.say("  * what its block, all tasks of the σ together, takes away of the variance of the answer")
@@ -197,7 +200,8 @@ def _print_next(proposal: Proposal, question: Question, fit: Fitted, option: Pat
         show.say()
         show.table(f"not proposed ({len(proposal.dropped)})", ["what", "reason"], proposal.dropped)
     show.say(f"\nwritten: {option}\nnext:    python -m rlscale.train -m sweep=fitted/{option.stem}")
-    show.say(next_sweep.after(fit))
+    for line in next_sweep.after(fit, proposal.rows):
+        show.say(line)
 
 
 if __name__ == "__main__":

@@ -171,7 +171,7 @@ def test_an_extrapolated_answer_says_by_how_much(fit: Path, door: Door) -> None:
     text = door("plan", fit, "name=a", "target=700", "compute=6e11").stdout
     assert f"a factor {far['extrapolation']['factor']:.2g} above what was fitted" in text and "interpolated" not in text
     end = door("plan", fit, "name=a", "target=700", "compute=1e13", "extend=1").stdout
-    assert "an end of the range that was searched" in end
+    assert "an end of the range that was searched" in end and "more compute would save no data" in end
 
 
 def test_a_budget_says_how_sure_the_level_is_and_what_the_next_would_take(fit: Path, door: Door) -> None:
@@ -201,13 +201,12 @@ def test_delta_measured_is_the_number_that_the_clock_gives(study: Path, door: Do
 
 @pytest.mark.parametrize("name", ["a", "b"])
 def test_the_next_runs_are_a_sweep_whose_jobs_are_the_rows(study: Path, door: Door, name: str) -> None:
-    words = (f"name={name}", "target=700", "compute=3e11", "next=12")
-    found = asked(door, study, *words)
+    found = asked(door, study, f"name={name}", "target=700", "compute=3e11", "next=6")
     rows = found["next"]
     option = study / "conf/sweep/fitted" / f"{name}-next.yaml"
     assert found["sweep"] == f"fitted/{name}-next" and option.read_text().startswith("# @package _global_\n")
     made = jobs(study, found["sweep"])
-    assert len(made) == len(rows) and sum(len(r["seeds"]) for r in rows) == 12
+    assert len(made) == len(rows) and sum(len(r["seeds"]) for r in rows) == 6
     for each, row in zip(made, rows, strict=True):
         assert (each.spec.task, str(each.spec.utd), each.spec.batch_size) == (
             row["task"], row["utd"], row["batch_size"],
@@ -223,6 +222,21 @@ def test_the_next_runs_are_a_sweep_whose_jobs_are_the_rows(study: Path, door: Do
     recorded = [json.loads(p.read_text()) for p in (study / "runs").glob("*/record.json")]
     specs = [(plain(asdict(e.spec)), plain(asdict(m))) for e in made for m in e.members]
     assert not any((r["spec"], r["member"]) in specs for r in recorded)  # all of it is new
+
+
+def test_neighbours_of_b_are_proposed_where_its_law_is_what_is_uncertain(study: Path, door: Door) -> None:
+    """With a law of B that has draws, ×√2 and ×√½ of it at one σ; where B is taken as given, never."""
+    words = ("target=700", "data=9e3", "next=14")
+    rows = [r for r in asked(door, study, "name=a", *words)["next"] if r["neighbour"]]
+    laws = json.loads((study / "fits/a/hparams.json").read_text())["laws"]["shared"]["batch_size"]
+    assert rows
+    for task in ("pendulum", "cartpole_swingup"):
+        sizes = {r["batch_size"] for r in rows if r["task"] == task}
+        law = laws["intercept"][task] * float(Fraction(rows[0]["utd"])) ** laws["exponent"]
+        assert len(sizes) == 2 and max(sizes) / law == pytest.approx(2**0.5, rel=0.1)
+        assert min(sizes) / law == pytest.approx(0.5**0.5, rel=0.1) and all(size % 16 == 0 for size in sizes)
+    assert "then:    fit B* again" in door("plan", study, "name=a", *words).stdout
+    assert not any(r["neighbour"] for r in asked(door, study, "name=b", *words)["next"])
 
 
 def test_next_is_the_same_again_and_never_overwrites_silently(study: Path, door: Door) -> None:
@@ -249,7 +263,7 @@ def test_the_new_runs_are_fitted_together_with_the_old_ones(study: Path, door: D
             {"hparams": "fitted/a", "sweep": "fitted/a-next"},
         )  # fmt: skip
     real(study)
-    then = next(line for line in done.stdout.splitlines() if line.startswith("then:"))
+    then = [line for line in done.stdout.splitlines() if line.startswith("then:")][-1]
     assert "python -m analysis.laws" in then and then.endswith(" replace=true")
     again = door("laws", study, "name=a", "select.hparams=fitted/a", *LEVELS, "replace=true")
     assert again.returncode == 0, again.stderr
