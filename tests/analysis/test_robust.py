@@ -80,9 +80,7 @@ def test_one_task_or_one_seed_is_enough(tmp_path: Path, door: Door, tasks: tuple
 def test_budgets_that_end_before_the_level_are_bounds(tmp_path: Path, door: Door) -> None:
     """At the smallest σ nothing reaches 700: no point there, and the law is not pulled down to where the runs ended."""
 
-    def short(
-        _task: str, utd: str, _seed: int, steps: np.ndarray, value: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def short(_task: str, utd: str, _seed: int, steps: np.ndarray, value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return (steps[:20], value[:20]) if utd == "1/2" else (steps, value)
 
     study(tmp_path, utds=(*UTDS, "8"), change=short)
@@ -117,3 +115,13 @@ def test_each_law_can_be_asked_for(tmp_path: Path, door: Door, law: str) -> None
     study(tmp_path)
     found = laws(tmp_path, door, f"law={law}", "average=arithmetic", "interpolate=true", "holdout=[4]")
     assert [m["law"] for m in found["data"][0]["members"]] == [law] and len(found["holdout"]) == 3
+
+
+def test_hold_outs_by_a_word(tmp_path: Path, door: Door) -> None:
+    study(tmp_path, utds=(*UTDS, "8"))
+    for word, held in (("most_data", ["1/2", "1"]), ("most_compute", ["4", "8"])):
+        found = laws(tmp_path, door, f"holdout={word}", "replace=true")
+        assert sorted({h["utd"] for h in found["holdout"]}, key=Fraction) == held
+        assert len(found["tasks"]) == 6 and {t["task"] for t in found["tasks"]} == {"pendulum", "cartpole_swingup"}
+    done = door("laws", tmp_path, *WORDS, "holdout=most_dta", "replace=true")
+    assert done.returncode == 2 and "did you mean most_data" in done.stderr
