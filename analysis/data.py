@@ -27,7 +27,7 @@ AUTO = ("shifted_power", "log_quadratic", "plateau")
 STARTS = 5
 UNSURE = 0.3  # of ln D: how well one step beyond a fit tells how the next will go
 # The error of ln D per unit of ln σ beyond the fitted range, on top of the forms' disagreement, that is expected before
-# any is seen, and how many measured errors that expectation counts for: about the scatter for each factor e.
+# any is seen, and how many measured errors that expectation counts for: about the scatter for each factor e in σ.
 DRIFT, DRIFT_COUNTS = 0.05, 4.0
 # The same for the standard deviation of ln D about the law from σ to σ, beyond the seeds': a few per cent.
 SCATTER, SCATTER_COUNTS = 0.04, 3.0
@@ -178,9 +178,10 @@ def _drift(
     spread = np.tensordot(weights, (errors - mean) ** 2, axes=1)  # [origins, J]
     gaps = np.diff(x)[::-1][: errors.shape[1]]
     excess = mean**2 - spread - noise / gaps[:, None] ** 2
-    origins = [max(0.0, float(np.nanmean(row))) for row in excess if np.isfinite(row).any()]
+    origins = [float(np.nanmean(row)) for row in excess if np.isfinite(row).any()]
     counts = DRIFT_COUNTS + len(origins)
-    drift = float(np.sqrt((DRIFT_COUNTS * DRIFT**2 + sum(origins)) / counts))
+    # one origin alone may well have been lucky: the mean is cut off at 0, not each of them
+    drift = float(np.sqrt(max(0.0, (DRIFT_COUNTS * DRIFT**2 + sum(origins)) / counts)))
     return drift, np.asarray(drift * bootstrap.stream("drift").standard_normal((bootstrap.draws, 2)))
 
 

@@ -17,7 +17,6 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from analysis.blend import Blend, Draws
 from analysis.budget import Frontier, pareto
 from analysis.curves import Crossings, isotonic
-from analysis.uncertainty import Floats
 
 STYLE: Any = {
     "font.size": 9.5, "axes.titlesize": 10.5, "axes.titleweight": "bold", "axes.spines.top": False,

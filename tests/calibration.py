@@ -44,7 +44,7 @@ def same(items: Iterable[Any], _count: int, _label: str) -> Iterable[Any]:
 
 def true_law(kind: str, rng: np.random.Generator) -> Log:
     """ln D of the average task. The parameters move slowly with the level, as the published ones do."""
-    beta, alpha, turn = rng.uniform(-0.7, 0.9), rng.uniform(0.6, 1.3), rng.uniform(1.0, 2.5)
+    beta, alpha, turn = rng.uniform(-0.7, 0.9), rng.uniform(0.6, 1.3), rng.uniform(0.0, 2.0)
     curve, tilt, rise = rng.uniform(0.03, 0.12), rng.uniform(-0.3, 0.5), rng.uniform(1.0, 2.0)
 
     def law(x: Floats, level: float) -> Floats:
@@ -127,7 +127,7 @@ def data_row(kind: str, seed: int, law: str) -> dict[str, list[tuple[bool, float
     delta = float(10 * N_PARAMS * 256 * aim**0.6)
     reference = Reference("simulated", {}, {}, tuple(LEVELS), N_PARAMS, delta)
     frontiers = [Frontier(v.law, batch.mean, N_PARAMS, *ends) for v in laws.levels]
-    budget, _ = budget_part(laws, frontiers, batch, reference, 2)
+    budget, _ = budget_part(laws, frontiers, batch, reference, 2, bootstrap)
     truth = {}
     for point in budget["points"]:
         level = point["threshold"]

@@ -75,10 +75,14 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
     groups = rows.assign(size=rows["error"].abs()).groupby(["law", "place"], sort=False)
     return pd.DataFrame(
         {
-            "points": groups.size(), "median |error|": groups["size"].median(), "median error": groups["error"].median(),
-            "worst": groups["size"].max(), "inside": groups["inside"].mean(), "median high/low": groups["width"].median(),
+            "points": groups.size(),
+            "median |error|": groups["size"].median(),
+            "median error": groups["error"].median(),
+            "worst": groups["size"].max(),
+            "inside": groups["inside"].mean(),
+            "median high/low": groups["width"].median(),
         }
-    )  # fmt: skip
+    )
 
 
 def main(words: list[str]) -> int:
