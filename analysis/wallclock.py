@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 from collections.abc import Sequence
@@ -38,11 +39,12 @@ class Clock:
 def clock(root: Path, run_ids: Sequence[str], n_params: float) -> Clock:
     """Seconds = s_per_step · transitions + s_per_flop · FLOPs by least squares of relative errors, neither below 0.
 
-    A member's seconds are its pack's over the pack's size. Time follows the FLOPs that the learner counts
-    (flops_per_update); δ is wanted in the law's (10·N·B an update, 4.2), so it is scaled by the ratio of the two.
+    A member's seconds are its pack's over the pack's size, from the first logging point after an update on, since
+    compiling is no cost of steps (of the whole run where its curve holds no times). Time follows the FLOPs that the
+    learner counts (flops_per_update); δ is wanted in the law's (10·N·B an update, 4.2), so the ratio scales it.
     Raises Mistake when the records do not hold the times, or cannot tell the two rates apart.
     """
-    rows = [row for run_id in run_ids if (row := _row(root / "runs" / run_id / "record.json", n_params)) is not None]
+    rows = [row for run_id in run_ids if (row := _row(root / "runs" / run_id, n_params)) is not None]
     if not rows:
         raise Mistake(
             f"delta=measured: none of the {len(run_ids)} runs of this fit holds wall_s and flops_per_update, as runs "
@@ -66,12 +68,28 @@ def clock(root: Path, run_ids: Sequence[str], n_params: float) -> Clock:
     return Clock(float(step), float(flop * np.median(ratio)), len(rows), error)
 
 
-def _row(path: Path, n_params: float) -> tuple[float, float, float, float] | None:
+def _row(folder: Path, n_params: float) -> tuple[float, float, float, float] | None:
     """(seconds, env steps, FLOPs, the learner's FLOPs over the law's) of a finished run; None where not recorded."""
-    record: dict[str, Any] = json.loads(path.read_bytes())
-    batch = record["spec"]["batch_size"]
-    numbers = [record.get(k) for k in ("wall_s", "transitions", "updates", "flops_per_update", "pack_size")]
-    if record["status"] != "finished" or any(v is None or not math.isfinite(v) or v <= 0 for v in numbers):
+    record: dict[str, Any] = json.loads((folder / "record.json").read_bytes())
+    whole = [record.get(k) for k in ("wall_s", "transitions", "updates")]
+    known = [*whole, record.get("flops_per_update"), record.get("pack_size")]
+    if record["status"] != "finished" or any(v is None or not math.isfinite(v) or v <= 0 for v in known):
         return None
-    wall, steps, updates, per_update, pack = (float(v or 0.0) for v in numbers)
-    return wall / pack, steps, updates * per_update, per_update / (10.0 * n_params * batch)
+    wall, steps, updates = _trained(folder / "curve.csv") or tuple(float(v or 0.0) for v in whole)
+    per_update = float(record["flops_per_update"])
+    ratio = per_update / (10.0 * n_params * record["spec"]["batch_size"])
+    return wall / float(record["pack_size"]), steps, updates * per_update, ratio
+
+
+def _trained(curve: Path) -> tuple[float, float, float] | None:
+    """(seconds, env steps, updates) from the first logging point after an update, when all is compiled, to the last."""
+    if not curve.exists():
+        return None
+    with curve.open(newline="") as file:
+        rows = [[row.get(k) for k in ("wall_s", "env_step", "updates")] for row in csv.DictReader(file)]
+    timed = [[float(v) for v in row if v] for row in rows if all(row)]
+    timed = [row for row in timed if row[2] > 0]
+    if len(timed) < 2:
+        return None
+    wall, steps, updates = (last - first for first, last in zip(timed[0], timed[-1], strict=True))
+    return (wall, steps, updates) if min(wall, steps, updates) > 0 else None

@@ -186,6 +186,18 @@ def test_delta_is_what_the_clock_says(tmp_path: Path) -> None:
     assert found.delta == pytest.approx(1e-3 / 3e-12) and found.runs == 6 and found.error < 1e-9
 
 
+def test_compiling_is_no_cost_of_an_env_step(tmp_path: Path) -> None:
+    """The clock runs from the first logging point after an update, where the curve has the times."""
+    for i, sigma in enumerate((0.5, 1.0, 4.0)):
+        record(tmp_path, f"r{i}", sigma=sigma, batch=64.0, wall=1e6)
+        rate = 1e-3 + sigma * 30 * N * 64 / 1e12
+        rows = [f"{step},{step * sigma},{2 * (70.0 + step * rate)}" for step in (1000, 4000, 10000)]
+        lines = ["env_step,updates,wall_s", "500,0,3.0", *rows]
+        (tmp_path / "runs" / f"r{i}" / "curve.csv").write_text("\n".join(lines) + "\n")
+    found = clock(tmp_path, ["r0", "r1", "r2"], N)
+    assert found.s_per_step == pytest.approx(1e-3) and found.s_per_flop == pytest.approx(3e-12)
+
+
 @pytest.mark.parametrize(
     ("rows", "part"),
     [
