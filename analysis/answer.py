@@ -13,8 +13,8 @@ import pandas as pd
 
 from analysis.budget import Point
 from analysis.fitted import Fitted, frontiers, span
-from analysis.next_runs import settings, used_rates
 from analysis.question import Question
+from analysis.recorded import settings, used_rates
 from analysis.uncertainty import Floats, interval
 from rlscale.hparams import PowerLaw
 

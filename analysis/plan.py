@@ -19,8 +19,9 @@ from analysis import emit, next_sweep, show
 from analysis.answer import answer, draws
 from analysis.fitted import Fitted, fitted, frontiers
 from analysis.hparams import read, typed_command
-from analysis.next_runs import Proposal, as_json, propose, runs_of
+from analysis.next_runs import Proposal, as_json, propose
 from analysis.question import Question
+from analysis.recorded import runs_of
 from analysis.wallclock import Clock, clock
 from rlscale.door import CONF, door
 from rlscale.store import study_root
