@@ -90,20 +90,20 @@ def propose(
             "ask with a looser bound"
         )
     kinds, dropped = _kinds(fit, runs, j, sigma)
-    columns = np.column_stack([_column(fit, kind, j) for kind in kinds])
-    scatter, noise = seed_noise(fit, runs, j)
-    candidates = [_candidate(fit, runs, kind, i, delta, scatter, noise) for i, kind in enumerate(kinds)]
-    joint = covariance(np.log(asked[known]), columns[known])
     checks = _checks(kinds)
     if not checks:
         raise Mistake(
             f"next={count}: no σ beyond those that were run would reach the level within their env steps "
             f"({dropped[-1][1]}); choose a lower target"
         )
+    columns = np.column_stack([_column(fit, kind, j) for kind in kinds])
+    scatter, noise = seed_noise(fit, runs, j)
+    candidates = [_candidate(fit, runs, j, kind, i, delta, scatter, noise) for i, kind in enumerate(kinds)]
+    joint = covariance(np.log(asked[known]), columns[known])
     if joint[0, 0] <= 0.0:
         raise Mistake(f"next={count}: all draws give the same answer, so there is nothing to narrow")
     picks = design(joint, candidates, count, checks)
-    rows = _rows(fit, runs, kinds, picks, joint, delta)
+    rows = _rows(fit, runs, j, kinds, picks, joint, delta)
     return Proposal(rows, sqrt(joint[0, 0]), sqrt(max(0.0, picks[-1].after)), dropped)
 
 
@@ -149,7 +149,7 @@ def _kinds(fit: Fitted, runs: pd.DataFrame, j: int, answer: Fraction) -> tuple[l
         short = [
             f"{task} would need about {law(float(utd)) * scale:.3g} env steps and runs have {length:,}"
             for task, scale in fit.scale(j).items()
-            if law(float(utd)) * scale > (length := env_steps(fit, runs, task, utd))
+            if law(float(utd)) * scale > (length := env_steps(fit, runs, j, task, utd))
         ]
         if short:
             dropped.append((f"σ={utd}", short[0]))
@@ -205,10 +205,12 @@ def _column(fit: Fitted, kind: Kind, j: int) -> Floats:
 
 
 def _candidate(
-    fit: Fitted, runs: pd.DataFrame, kind: Kind, column: int, delta: float, scatter: float, noise: float
+    fit: Fitted, runs: pd.DataFrame, j: int, kind: Kind, column: int, delta: float, scatter: float, noise: float
 ) -> Candidate:
     tasks = fit.tasks
-    cost = sum(fit.cost(kind.utd, t, env_steps(fit, runs, t, kind.utd), delta, f) for t in tasks for f in kind.factors)
+    cost = sum(
+        fit.cost(kind.utd, t, env_steps(fit, runs, j, t, kind.utd), delta, f) for t in tasks for f in kind.factors
+    )
     size = len(tasks) * len(kind.factors)
     if kind.factors == (1.0,):
         return Candidate(column, size, cost, scatter, noise, _have(runs, kind.utd, tasks), 10**6)
@@ -221,7 +223,7 @@ def _candidate(
 
 
 def _rows(
-    fit: Fitted, runs: pd.DataFrame, kinds: Sequence[Kind], picks: Sequence[Pick], joint: Floats, delta: float
+    fit: Fitted, runs: pd.DataFrame, j: int, kinds: Sequence[Kind], picks: Sequence[Pick], joint: Floats, delta: float
 ) -> list[Row]:
     rates = fit.settings.rate or used_rates(runs)
     rows = []
@@ -229,7 +231,7 @@ def _rows(
         kind, mine = kinds[i], [pick for pick in picks if pick.candidate == i]
         share = sum(pick.before - pick.after for pick in mine) / float(joint[0, 0])
         for task in fit.tasks:
-            length = env_steps(fit, runs, task, kind.utd)
+            length = env_steps(fit, runs, j, task, kind.utd)
             for factor in kind.factors:
                 batch, rate = settings(fit, rates, runs, task, kind.utd, factor)
                 assert rate is not None

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from math import ceil
 
 import numpy as np
 import pandas as pd
 
+from analysis.blend import Blend
 from analysis.fits import shared_slope
 from analysis.fitted import Fitted
 from analysis.records import Select, load
 from rlscale.hparams import PowerLaw, round_batch_size, round_learning_rate
 from rlscale.typed import typed
+
+MARGIN = 1.5  # of env steps beyond the expected: a run that stops short of the level says little
+ROUND = 1000  # env steps, to which such a length is rounded up
 
 
 def runs_of(fit: Fitted) -> pd.DataFrame:
@@ -31,17 +36,19 @@ def runs_of(fit: Fitted) -> pd.DataFrame:
     return place[keep].reset_index(drop=True)
 
 
-def env_steps(fit: Fitted, runs: pd.DataFrame, task: str, utd: Fraction) -> int:
+def env_steps(fit: Fitted, runs: pd.DataFrame, j: int, task: str, utd: Fraction) -> int:
     """The length of a new run: the fit's own, since runs of several lengths are not fitted together.
 
-    Runs from outside have no budget: as long as the task's runs at that σ, or else at any.
+    Runs from outside have no common budget, and new ones make a fit of their own: what threshold j should take and
+    MARGIN more, or where the task has no law there, the longest of its runs.
     """
     given = fit.laws["provenance"]["spec"]["budget"].get("env_steps")
     if given is not None:
         return int(given)
-    lengths = runs.loc[(runs["task"] == task), ["utd", "transitions"]].dropna()
-    here = lengths.loc[lengths["utd"] == str(utd), "transitions"]
-    return int((here if len(here) else lengths["transitions"]).median())
+    if task in fit.scale(j):
+        expected = float(Blend.from_json(fit.laws["data"][j])(float(utd))) * fit.scale(j)[task]
+        return ceil(MARGIN * expected / ROUND) * ROUND
+    return int(runs.loc[runs["task"] == task, "transitions"].max())
 
 
 def settings(fit: Fitted, rates: PowerLaw | None, runs: pd.DataFrame | None, task: str, utd: Fraction, factor: float
