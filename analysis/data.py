@@ -28,9 +28,9 @@ STARTS = 5
 UNSURE = 0.3  # of ln D: how well one step beyond a fit tells how the next will go
 # The error of ln D per unit of ln σ beyond the fitted range, on top of the forms' disagreement, that is expected before
 # any is seen, and how many measured errors that expectation counts for: about the scatter for each factor e in σ.
-DRIFT, DRIFT_COUNTS = 0.05, 4.0
+DRIFT, DRIFT_COUNTS = 0.03, 4.0
 # The same for the standard deviation of ln D about the law from σ to σ, beyond the seeds': a few per cent.
-SCATTER, SCATTER_COUNTS = 0.04, 3.0
+SCATTER, SCATTER_COUNTS = 0.02, 3.0
 
 
 @dataclass(frozen=True)

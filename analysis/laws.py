@@ -216,7 +216,14 @@ def print_laws(result: Mapping[str, Any]) -> None:
         for d in result["data"]
     ]  # fmt: skip
     columns = ["J", "d_min", "95 %", "beta", "95 %", "alpha", "95 %", "σ that reached it"]
-    show.table("data law: D(σ) = d_min · (1 + (beta/σ)^alpha), env steps of the average task", columns, rows)
+    show.table(
+        "the paper's data law: D(σ) = d_min · (1 + (beta/σ)^alpha), env steps of the average task", columns, rows
+    )
+    show.say("\nused for predictions and budgets: ln D(σ) as the weighted mean of")
+    for member in result["data"][0]["members"]:
+        error = result["left_out_error"][member["law"]]
+        told = f"; wrong by {error:.2f} in ln D per unit of ln σ at the largest fitted σ, left out" if error else ""
+        show.say(f"  {member['weight']:.2f} {member['law']}, D = {member['formula']}{told}")
     compute, budget = result["compute"], result["budget"]
     show.say(f"\ncompute law: C = {compute['formula']} FLOPs with N = {show.number(float(compute['n_params']))}")
     rows = [
