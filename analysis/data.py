@@ -39,7 +39,7 @@ class Level:
 
     points: Averaged
     law: Blend
-    shifted: tuple[float, float, float]
+    shifted: tuple[float, ...]
     shifted_draws: Floats
     at_bound: tuple[str, ...]
 
@@ -136,8 +136,8 @@ def _joint_laws(
     drift, bend = _drift(steps, weights, x, scatter**2 + seeds, bootstrap)
     ends = float(np.exp(x.min())), float(np.exp(x.max()))
     rows = [
-        Level(points, blend, _parameters(fits["shifted_power"].theta[0, j]),
-              _shifted_draws(many["shifted_power"].theta[:, j]), fits["shifted_power"].at_bound[j])
+        Level(points, blend, tuple(map(float, np.exp(fits["shifted_power"].theta[0, j]))),
+              np.exp(many["shifted_power"].theta[:, j]), fits["shifted_power"].at_bound[j])
         for j, (points, blend) in enumerate(zip(kept, blends, strict=True))
     ]  # fmt: skip
     notes = _notes(fits, rows, names, len(x), dof)
@@ -183,15 +183,6 @@ def _drift(
     # one origin alone may well have been lucky: the mean is cut off at 0, not each of them
     drift = float(np.sqrt(max(0.0, (DRIFT_COUNTS * DRIFT**2 + sum(origins)) / counts)))
     return drift, np.asarray(drift * bootstrap.stream("drift").standard_normal((bootstrap.draws, 2)))
-
-
-def _parameters(theta: Floats) -> tuple[float, float, float]:
-    d_min, beta, alpha = map(float, np.exp(theta))
-    return d_min, beta, alpha
-
-
-def _shifted_draws(theta: Floats) -> Floats:
-    return np.asarray(np.exp(theta))
 
 
 def _notes(fits: dict[str, Joint], rows: list[Level], names: tuple[str, ...], count: int, dof: int) -> list[str]:
