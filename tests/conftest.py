@@ -64,7 +64,7 @@ def quick_compiles(request: pytest.FixtureRequest) -> Iterator[None]:
         "jax_compilation_cache_dir": str(cache),
         "jax_persistent_cache_min_compile_time_secs": 0.0,
     }
-    before = {name: getattr(jax.config, name) for name in settings}
+    before = {name: jax.config.values[name] for name in settings}
     for chosen in (settings, before):
         for name, value in chosen.items():
             jax.config.update(name, value)
