@@ -62,7 +62,7 @@ def out_of_dips(steps: Floats, mean: Floats, resets: Floats) -> NDArray[np.bool_
         first = np.unique(first[(first > 0) & (first < len(steps))])
         readings.append((float((mean[first - 1] - mean[first]).sum()), first))
     first = max(readings, key=lambda reading: reading[0])[1]
-    for start, end in zip(first, np.append(first[1:], len(mean)), strict=True):
+    for start, end in zip(first, np.append(first, len(mean))[1:], strict=True):
         recovered = mean[start:end] >= mean[start - 1]
         keep[start : start + int(recovered.argmax()) if recovered.any() else end] = False
     return keep
