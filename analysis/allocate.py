@@ -13,7 +13,9 @@ same for every setting (k = 10·B).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from math import exp, inf, log, log1p
+from typing import Any
 
 import numpy as np
 
@@ -66,7 +68,7 @@ class Allocator:
     def at(self, sigma: float, n_params: float) -> Setting:
         """What any setting takes."""
         data = float(self.law(sigma, n_params))
-        return Setting(sigma, n_params, data, float(compute(n_params, self.batch, sigma, data)))
+        return Setting(sigma, n_params, data, self._price * sigma * n_params * data)
 
     def line(self) -> Line:
         """alpha·(a/σ)^alpha = beta·(b/N)^beta, solved for ln σ."""
@@ -117,16 +119,18 @@ class Allocator:
         if best is not None and box.holds(best.sigma, best.n_params):
             return best
 
-        def cost(sigma: Floats, n_params: Floats) -> Floats:
-            data = self.law(sigma, n_params)
-            return np.asarray(compute(n_params, self.batch, sigma, data) + delta * data)
+        def cost(sigma: Any, n_params: Any) -> Any:
+            return (self._price * sigma * n_params + delta) * self.law(sigma, n_params)
 
-        edges = [
-            *((s, float(argmin_log(lambda n, s=s: cost(s, n), *_ends(box.n_params)).item())) for s in box.sigma),
-            *((float(argmin_log(lambda s, n=n: cost(s, n), *_ends(box.sigma)).item()), n) for n in box.n_params),
-        ]  # fmt: skip
-        found = [self.at(*edge) for edge in edges]
+        sigmas, sizes = _ends(box.sigma), _ends(box.n_params)
+        found = [self.at(s, float(argmin_log(partial(cost, s), *sizes).item())) for s in box.sigma]
+        found += [self.at(float(argmin_log(partial(cost, n_params=n), *sigmas).item()), n) for n in box.n_params]
         return min(found, key=lambda p: p.compute + delta * p.data)
+
+    @property
+    def _price(self) -> float:
+        """k: FLOPs per env step, unit of σ and parameter."""
+        return float(compute(1.0, self.batch, 1.0, 1.0))
 
     @property
     def _s(self) -> float:
@@ -136,7 +140,7 @@ class Allocator:
     def _log_price(self) -> float:
         """ln K."""
         v = self.law
-        return log(10.0 * self.batch * v.a * v.b) + log(v.alpha) / v.alpha + log(v.beta) / v.beta
+        return log(self._price * v.a * v.b) + log(v.alpha) / v.alpha + log(v.beta) / v.beta
 
     def _on_line(self, log_x: float) -> Setting:
         v = self.law

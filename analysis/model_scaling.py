@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
+from analysis.size_fits import positive
 from analysis.size_laws import SizeBatchLaw, SizeDataLaw
 from analysis.uncertainty import Floats
 from rlscale.typed import Mistake
@@ -77,7 +78,7 @@ def average(data: Floats) -> Floats:
 
 
 def rounded_batch(batch: Any) -> NDArray[np.int_]:
-    """To a multiple of 16, halves to even, at least 16; the predecessor's tables are truncated to a whole number first."""
+    """To a multiple of 16, halves to even, at least 16; the predecessor truncates to a whole number before that."""
     return np.maximum(16, 16 * np.round(np.asarray(batch) / 16)).astype(int)
 
 
@@ -111,6 +112,7 @@ class _Scaled:
 def _rescaled(sigma: Floats, n_params: Floats, value: Floats) -> _Scaled:
     seen = np.isfinite(value)
     sigma, n_params, value = (np.asarray(x, dtype=float)[seen] for x in (sigma, n_params, value))
+    positive(value, "a task")
     axes = _axis(sigma, "σ"), _axis(n_params, "N")
     mean = float(value.mean())
     return _Scaled(axes[0](sigma), axes[1](n_params), np.log(value / mean), mean, *axes)
@@ -134,4 +136,6 @@ def _softplus(raw: Floats) -> Floats:
 
 def _minimum(loss: Callable[[Floats], float], count: int) -> Floats:
     options = {"ftol": TOLERANCE, "gtol": TOLERANCE, "maxfun": 10**6}
-    return np.asarray(minimize(loss, np.zeros(count), method="L-BFGS-B", options=options).x)
+    # a line search may try numbers at which a law overflows: its loss is infinite there, and it turns back
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.asarray(minimize(loss, np.zeros(count), method="L-BFGS-B", options=options).x)

@@ -17,7 +17,7 @@ from analysis.uncertainty import Floats
 
 @dataclass(frozen=True)
 class Rising:
-    """`steps` [T] that were kept and the non-decreasing `values` [T] there; `in_dips`: how many evaluations were not."""
+    """The `steps` [T] that were kept and the non-decreasing `values` [T] there; `in_dips`: how many were left out."""
 
     steps: Floats
     values: Floats
@@ -30,7 +30,7 @@ class Rising:
 
 
 def inferred_resets(every_updates: int, sigma: float, last_step: float) -> Floats:
-    """Env steps of the resets of a run that did not log them: every int(every_updates/σ) steps, as far as the run goes."""
+    """Env steps [R] of the resets of a run that did not log them: each int(every_updates/σ) steps, while it goes on."""
     every = int(every_updates / sigma)
     return np.arange(every, last_step + 1, every, dtype=float)
 

@@ -1,4 +1,4 @@
-"""The laws with model size fitted in logs, with exponents shared over tasks or for one task alone, and how sure they are.
+"""The laws with model size fitted in logs, exponents shared over tasks or for one task alone, and how sure they are.
 
 Both laws have two exponents and a few numbers of each task's own. They are fitted by the summed squared error of
 ln value, from many starts, with the analytic gradient, in coordinates in which the points are near 1: exponents are
@@ -7,8 +7,9 @@ shared in the units of σ and N themselves, so tasks with different grids share 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import product
 from typing import Generic, Protocol, TypeVar
 
 import numpy as np
@@ -22,6 +23,7 @@ from analysis.uncertainty import Floats
 from rlscale.typed import Mistake
 
 STARTS = 6
+MOST_EVALUATIONS = 500
 FLOOR = 9.0  # a term of the data law may fall to e^-9 of the least data, which no run could tell from nothing
 PRECISION = 1e-6  # no curve is known better than this: keeps the errors of an exact fit above zero
 
@@ -64,14 +66,14 @@ def fit_size_data(tasks: Mapping[str, Points]) -> SizeFit[SizeDataLaw]:
     """D_J(σ, N) with alpha and beta shared over `tasks`; give one task for its own exponents.
 
     A censored point counts only where the law falls below it. Raises Mistake where σ or N has fewer than three levels
-    or a task fewer points than numbers of its own.
+    or a task has fewer than three settings with a value.
     """
-    return _fit(_Data(tasks), tasks, "data law D(σ, N)")
+    return _fit(_Data, tasks, "data law D(σ, N)")
 
 
 def fit_size_batch(tasks: Mapping[str, Points]) -> SizeFit[SizeBatchLaw]:
     """B*(σ, N) with alpha and c shared over `tasks`, else as `fit_size_data`."""
-    return _fit(_Batch(tasks), tasks, "batch size law B*(σ, N)")
+    return _fit(_Batch, tasks, "batch size law B*(σ, N)")
 
 
 class _Family(Protocol[L_co]):
@@ -97,21 +99,21 @@ class _Data:
     """ln D = ln(e^c + e^p · (σ0/σ)^alpha + e^r · (N0/N)^beta), with (σ0, N0) in the middle of the points."""
 
     shared_names = ("alpha", "beta")
-    own_names = ("c", "(a/σ)^alpha", "(b/N)^beta")
+    own_names: tuple[str, ...] = ("c", "(a/σ)^alpha", "(b/N)^beta")
     shared_grid = (np.geomspace(0.15, 3.0, 7), np.geomspace(0.15, 3.0, 7))
     shared_bounds = (ALPHA, ALPHA)
 
     def __init__(self, tasks: Mapping[str, Points]) -> None:
         self.middle_s, self.middle_n = _middle(tasks)
         y = np.log(np.concatenate([p.value for p in tasks.values()]))
-        self.own_bounds = ((float(y.min()) - FLOOR, float(y.max()) + 2.0),) * 3
+        self.own_bounds: tuple[tuple[float, float], ...] = ((float(y.min()) - FLOOR, float(y.max()) + 2.0),) * 3
 
     def start(self, shared: Floats, points: Points) -> Floats:
         seen = ~points.censored
         design = np.stack([np.zeros(len(seen)), *self._exponents(shared, points)], axis=1)[seen]
         y = points.value[seen]
         found, _ = nnls(np.exp(design) / y[:, None], np.ones(len(y)))
-        return np.log(np.maximum(found, 1e-300))
+        return np.asarray(np.log(np.maximum(found, 1e-300)))
 
     def terms(self, shared: Floats, own: Floats, points: Points) -> tuple[Floats, Floats]:
         by_s, by_n = self._exponents(shared, points)
@@ -133,7 +135,7 @@ class _Batch:
     """ln B = level − alpha · ln(σ/σ0) − ln((1 + (b/N)^c) / (1 + (b/N0)^c)), with (σ0, N0) in the middle."""
 
     shared_names = ("alpha", "c")
-    own_names = ("level", "b")
+    own_names: tuple[str, ...] = ("level", "b")
     shared_grid = (np.linspace(-0.5, 1.5, 7), np.geomspace(0.15, 3.0, 7))
     shared_bounds = ((-ALPHA[1], ALPHA[1]), ALPHA)  # where B* rises with σ, that is what the points say
 
@@ -142,7 +144,7 @@ class _Batch:
         y = np.log(np.concatenate([p.value for p in tasks.values()]))
         n = np.log(np.concatenate([p.n_params for p in tasks.values()]))
         reach = float(np.log(REACH))
-        self.own_bounds = (
+        self.own_bounds: tuple[tuple[float, float], ...] = (
             (float(y.min()) - 2.0, float(y.max()) + 2.0),
             (float(n.min()) - reach, float(n.max()) + reach),
         )
@@ -174,63 +176,64 @@ def _middle(tasks: Mapping[str, Points]) -> tuple[float, float]:
     return float(columns[0].mean()), float(columns[1].mean())
 
 
-def _fit(family: _Family[Law], tasks: Mapping[str, Points], what: str) -> SizeFit[Law]:
-    own = len(family.own_names)
-    _check(tasks, own, what)
+def _fit(make: Callable[[Mapping[str, Points]], _Family[Law]], tasks: Mapping[str, Points], what: str) -> SizeFit[Law]:
+    _check(tasks, what)
+    family: _Family[Law] = make(tasks)
+    count = len(family.own_names)
     names = [*family.shared_names]
     for task in tasks:
         names += [f"{name}[{task}]" if len(tasks) > 1 else name for name in family.own_names]
+    own = {task: slice(2 + count * i, 2 + count * (i + 1)) for i, task in enumerate(tasks)}
     low, high = np.array([*family.shared_bounds, *family.own_bounds * len(tasks)]).T
 
-    def residuals(theta: Floats) -> tuple[Floats, Floats]:
-        """Of ln value [n], and their gradient [n, P]; both 0 where a censored point lies below the law."""
-        parts, gradients = [], []
-        for i, points in enumerate(tasks.values()):
-            at = slice(2 + own * i, 2 + own * (i + 1))
-            value, slopes = family.terms(theta[:2], theta[at], points)
+    def evaluate(theta: Floats) -> tuple[Floats, Floats]:
+        """Residuals of ln value [n], and their gradient [n, P]; both 0 where a censored point lies below the law."""
+        residuals, gradients = [], []
+        for task, points in tasks.items():
+            value, slopes = family.terms(theta[:2], theta[own[task]], points)
             gap = value - np.log(points.value)
             on = ~(points.censored & (gap > 0))
             gradient = np.zeros((len(gap), len(theta)))
-            gradient[:, :2], gradient[:, at] = slopes[:, :2], slopes[:, 2:]
-            parts.append(gap * on)
+            gradient[:, :2], gradient[:, own[task]] = slopes[:, :2], slopes[:, 2:]
+            residuals.append(gap * on)
             gradients.append(gradient * on[:, None])
-        return np.concatenate(parts), np.concatenate(gradients)
+        return np.concatenate(residuals), np.concatenate(gradients)
 
-    grid = [np.array([p, q]) for p in family.shared_grid[0] for q in family.shared_grid[1]]
-    thetas = [np.concatenate([g, *(family.start(g, p) for p in tasks.values())]) for g in grid]
-    thetas = [np.clip(theta, low + 1e-9, high - 1e-9) for theta in thetas]
-    thetas.sort(key=lambda theta: float((residuals(theta)[0] ** 2).sum()))
+    starts = []
+    for exponents in product(*family.shared_grid):
+        shared: Floats = np.array(exponents)
+        start = np.concatenate([shared, *(family.start(shared, points) for points in tasks.values())])
+        starts.append(np.clip(start, low + 1e-9, high - 1e-9))
+    starts.sort(key=lambda theta: float((evaluate(theta)[0] ** 2).sum()))
     ends = [
         least_squares(
-            lambda theta: residuals(theta)[0], theta, jac=lambda theta: residuals(theta)[1], bounds=(low, high),
-            x_scale="jac", ftol=1e-12, xtol=1e-12, gtol=1e-12, max_nfev=500,
+            lambda theta: evaluate(theta)[0], start, jac=lambda theta: evaluate(theta)[1], bounds=(low, high),
+            x_scale="jac", ftol=1e-12, xtol=1e-12, gtol=1e-12, max_nfev=MOST_EVALUATIONS,
         )
-        for theta in thetas[:STARTS]
+        for start in starts[:STARTS]
     ]  # fmt: skip
     losses = 2.0 * np.array([end.cost for end in ends])
-    best = ends[int(losses.argmin())]
-    theta, jacobian = best.x, residuals(best.x)[1]
-    counted = int(jacobian.any(axis=1).sum())
-    spare = counted - len(theta)
-    scatter = float(np.sqrt(losses.min() / spare)) if spare > 0 else float("nan")
+    best, loss = ends[int(losses.argmin())], float(losses.min())
+    theta, jacobian = best.x, evaluate(best.x)[1]
+    spare = int(jacobian.any(axis=1).sum()) - len(theta)
+    scatter = float(np.sqrt(loss / spare)) if spare > 0 else float("nan")
     errors = _standard_errors(jacobian, scatter)
+    agree = float(np.mean(losses <= loss + 1e-6))
     notes = []
-    agree = float(np.mean(losses <= losses.min() + 1e-6))
     if not best.success:
-        notes.append("the best start had not converged after 500 evaluations")
+        notes.append(f"the best start had not converged after {MOST_EVALUATIONS} evaluations")
     if agree < 0.5:
         notes.append(f"only {agree:.0%} of {STARTS} starts ended at the best fit: other coefficients fit about as well")
     if spare <= 0:
-        notes.append(f"{counted} points for {len(theta)} numbers leave nothing to measure the scatter by")
-    for name, value, error, lower, upper in zip(names, theta, errors, low, high, strict=True):
-        # an exponent whose 95 % interval holds 0, another number that may be e times larger or smaller
-        loose = error > (abs(value) / 2 if name in family.shared_names else 1.0)
-        if min(value - lower, upper - value) < 1e-3:
+        notes.append(f"{spare + len(theta)} points for {len(theta)} numbers leave nothing to measure the scatter by")
+    for k, name in enumerate(names):
+        if min(theta[k] - low[k], high[k] - theta[k]) < 1e-3:
             notes.append(f"{name} ended at a bound: the points do not identify it")
-        elif loose:
-            notes.append(f"{name} is hardly identified (standard error {error:.2g}): trust predictions, not it")
-    laws = {t: family.law(theta[:2], theta[2 + own * i : 2 + own * (i + 1)]) for i, t in enumerate(tasks)}
-    return SizeFit(laws, float(losses.min()), scatter, agree, dict(zip(names, errors, strict=True)), tuple(notes))
+        # an exponent whose 95 % interval holds 0, or a number that may well be e times larger or smaller
+        elif errors[k] > (abs(theta[k]) / 2 if k < 2 else 1.0):
+            notes.append(f"{name} is hardly identified (standard error {errors[k]:.2g}): trust predictions, not it")
+    laws = {task: family.law(theta[:2], theta[at]) for task, at in own.items()}
+    return SizeFit(laws, loss, scatter, agree, dict(zip(names, errors, strict=True)), tuple(notes))
 
 
 def _standard_errors(jacobian: Floats, scatter: float) -> list[float]:
@@ -244,7 +247,16 @@ def _standard_errors(jacobian: Floats, scatter: float) -> list[float]:
     return [float(e) for e in np.where(unseen, np.inf, seen)]
 
 
-def _check(tasks: Mapping[str, Points], own: int, what: str) -> None:
+def positive(value: Floats, task: str) -> None:
+    """Raises Mistake unless every value [n] is a finite number above 0, so that it has a logarithm."""
+    if not (np.isfinite(value) & (value > 0)).all():
+        wrong = float(value[~(np.isfinite(value) & (value > 0))][0])
+        raise Mistake(
+            f"{task} has a value of {wrong:g}: a law needs finite numbers above 0, so choose other levels for it"
+        )
+
+
+def _check(tasks: Mapping[str, Points], what: str) -> None:
     for column, symbol, key in (("sigma", "σ", "utd"), ("n_params", "N", "algorithm.width")):
         have = {float(x) for p in tasks.values() for x in getattr(p, column)[~p.censored]}
         if len(have) < FEWEST_LEVELS:
@@ -253,8 +265,9 @@ def _check(tasks: Mapping[str, Points], own: int, what: str) -> None:
                 f"{len(have)} ({symbol} = {', '.join(f'{x:g}' for x in sorted(have))}): sweep more values of {key}"
             )
     for task, points in tasks.items():
-        if (seen := int((~points.censored).sum())) < own:
+        positive(points.value, task)
+        if (seen := int((~points.censored).sum())) < FEWEST_LEVELS:
             raise Mistake(
-                f"the {what} has {own} numbers of {task}'s own and only {seen} settings of it have a value: "
+                f"the {what} needs at least {FEWEST_LEVELS} settings of {task} that have a value and there are {seen}: "
                 "sweep it more widely, lower its level, or leave it out"
             )

@@ -1,4 +1,4 @@
-"""The laws with model size N beside σ: data D_J(σ, N) and batch size B*(σ, N) (METHOD B; the follow-up's 7.1 and 6.1)."""
+"""The laws with model size N beside σ: data D_J(σ, N) and batch size B*(σ, N) (METHOD B; the follow-up's 7.1, 6.1)."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def golden(published: Path) -> Callable[[str], Any]:
 
 @dataclass(frozen=True)
 class Suite:
-    """One suite of ms_16 read from the zip itself: `table` (task, sigma, n_params, final, counted), `curves` beside it."""
+    """One suite of ms_16 from the zip itself: `table` (task, sigma, n_params, final, counted) and its `curves`."""
 
     case: Any
     table: pd.DataFrame
@@ -91,7 +91,9 @@ def averaged(suite: Suite, envs: list[str], sigma: list[float], n_params: list[f
     """Data of the average task [cells, 20] from the suite's curves."""
     levels = QuantileRule(lowest=suite.case["J_min"], **RULE).levels(suite.counted)
     found = crossings(suite, levels)
-    place = {key: i for i, key in enumerate(suite.table[["task", "sigma", "n_params"]].itertuples(index=False, name=None))}
+    place = {
+        key: i for i, key in enumerate(suite.table[["task", "sigma", "n_params"]].itertuples(index=False, name=None))
+    }
     cells = list(zip(map(float, sigma), map(float, n_params), strict=True))
     data = np.array([[found[place[env, *cell]] for cell in cells] for env in envs])  # [tasks, cells, 20]
     return model_scaling.average(np.where(np.isfinite(data), data, np.nan))
@@ -149,7 +151,7 @@ def test_the_laws_behind_the_lines_from_the_runs(golden: Callable[[str], Any], s
             for task, part in rows.groupby("task")
         }
         for task, law in model_scaling.fit_data_shared(tasks).items():
-            sigma, n_params, data = tasks[task]
+            sigma, n_params, _ = tasks[task]
             theirs = SizeDataLaw(**want.pop(task))
             np.testing.assert_allclose(law(sigma, n_params), theirs(sigma, n_params), rtol=1e-4)
             assert Allocator(law, 256).line().slope == pytest.approx(Allocator(theirs, 256).line().slope, rel=1e-4)
