@@ -3,7 +3,8 @@
 Coordinates rescaled in log to [½, 2], values over their mean, all numbers through softplus, one start at raw 0, mean
 squared log error, L-BFGS-B with a numeric gradient. The exponents that its shared fit calls shared are so in rescaled
 coordinates: tasks measured on different grids end with different ones. Settings that never reach a level are left out,
-which flatters the small and the slow. `analysis.size_fits` has none of these properties and is the default.
+which flatters the small and the slow; whoever calls knows them by their NaN or inf and lists them.
+`analysis.size_fits` has none of these properties and is the default.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ from analysis.uncertainty import Floats
 from rlscale.typed import Mistake
 
 TOLERANCE = 1e-12
-FROZEN_BATCH = 256  # the batch size at which the code prices every setting, whatever it ran with
 
 
 def fit_data(sigma: Floats, n_params: Floats, data: Floats) -> SizeDataLaw:
@@ -46,30 +46,34 @@ def fit_data_shared(tasks: Mapping[str, tuple[Floats, Floats, Floats]]) -> dict[
     laws = {}
     for i, (task, s) in enumerate(scaled.items()):
         a, b, c = number[2 + 3 * i : 5 + 3 * i]
-        laws[task] = SizeDataLaw(
-            float(c * s.mean), s.sigma.back(a), number[0] / s.sigma.scale, s.n_params.back(b),
-            number[1] / s.n_params.scale,
-        )  # fmt: skip
+        alpha, beta = number[0] / s.sigma.scale, number[1] / s.n_params.scale
+        laws[task] = SizeDataLaw(float(c * s.mean), s.sigma.back(a), float(alpha), s.n_params.back(b), float(beta))
     return laws
 
 
 def fit_batch(sigma: Floats, n_params: Floats, batch: Floats) -> SizeBatchLaw:
     """B*(σ, N) of one task: all [n]; batch sizes that are not finite are left out."""
     s = _rescaled(sigma, n_params, batch)
-    a, b, c, alpha = _softplus(_minimum(lambda raw: s.error(_batch(*_softplus(raw))(s.x, s.z)), 4))
-    # B = ȳ · a / (u^alpha · …) with u = exp((ln σ − m) / s), so that m moves into a
-    scale = float(np.exp(alpha * s.sigma.shift / s.sigma.scale))
-    return SizeBatchLaw(
-        float(a * s.mean) * scale, alpha / s.sigma.scale, s.n_params.back(b), c / s.n_params.scale
-    )  # fmt: skip
+
+    def loss(raw: Floats) -> float:
+        a, b, c, alpha = _softplus(raw)
+        return s.error(SizeBatchLaw(a, alpha, b, c)(s.x, s.z))
+
+    a, b, c, alpha = _softplus(_minimum(loss, 4))
+    alpha /= s.sigma.scale
+    # u^−alpha with u = exp((ln σ − shift) / scale) is σ^−(alpha/scale) times a number that belongs to a
+    a *= s.mean * np.exp(alpha * s.sigma.shift)
+    return SizeBatchLaw(float(a), float(alpha), s.n_params.back(b), float(c / s.n_params.scale))
 
 
 def average(data: Floats) -> Floats:
     """Data of the average task [cells, levels] from `data` [tasks, cells, levels], NaN where a level was not reached.
 
     Each task over its own median, averaged over the tasks that reached the level, times the median of the medians. A
-    task that is missing from a cell has no weight in it, so cells of slow settings average over the fast tasks.
+    task that is missing from a cell has no weight in it, so cells of slow settings average over the fast tasks; one that
+    reached no level anywhere has none at all.
     """
+    data = data[np.isfinite(data).any(axis=(1, 2))]
     medians = np.nanmedian(data, axis=(1, 2))
     reached = np.isfinite(data)
     total = np.where(reached, data / medians[:, None, None], 0.0).sum(axis=0)
@@ -124,10 +128,6 @@ def _axis(x: Floats, symbol: str) -> _Axis:
     low, high = np.log(x.min()), np.log(x.max())
     scale = (high - low) / np.log(4)
     return _Axis(float(low - scale * np.log(0.5)), float(scale))
-
-
-def _batch(a: float, b: float, c: float, alpha: float) -> SizeBatchLaw:
-    return SizeBatchLaw(a, alpha, b, c)
 
 
 def _softplus(raw: Floats) -> Floats:

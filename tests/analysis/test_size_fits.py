@@ -174,3 +174,5 @@ def test_batch_sizes_round_halves_to_even_and_not_below_16() -> None:
 def test_the_average_task_weighs_tasks_by_their_own_median() -> None:
     data = np.array([[[1.0], [2.0], [4.0]], [[100.0], [300.0], [np.nan]]])  # medians 2 and 200
     np.testing.assert_allclose(model_scaling.average(data)[:, 0], [101 * 0.5, 101 * 1.25, 101 * 2.0])
+    with_none = np.concatenate([data, np.full((1, 3, 1), np.nan)])
+    np.testing.assert_array_equal(model_scaling.average(with_none), model_scaling.average(data))
