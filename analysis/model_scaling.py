@@ -70,8 +70,8 @@ def average(data: Floats) -> Floats:
     """Data of the average task [cells, levels] from `data` [tasks, cells, levels], NaN where a level was not reached.
 
     Each task over its own median, averaged over the tasks that reached the level, times the median of the medians. A
-    task that is missing from a cell has no weight in it, so cells of slow settings average over the fast tasks; one that
-    reached no level anywhere has none at all.
+    task that is missing from a cell has no weight in it, so cells of slow settings average over the fast tasks; one
+    that reached no level anywhere has none at all.
     """
     data = data[np.isfinite(data).any(axis=(1, 2))]
     medians = np.nanmedian(data, axis=(1, 2))
