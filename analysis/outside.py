@@ -52,12 +52,14 @@ class Outside:
 
 def outside(found: Found, collection: Collection) -> Outside:
     """The folder of one run. What nobody logged (updates, wall clock, parameters, …) is null, never guessed."""
+    fields = dict(found.algorithm_fields)
+    n_params = fields.pop("n_params", None)  # a measure, which differs between tasks of one learner: not its identity
     identity = plain(
         {
             "spec_version": SPEC_VERSION,
             "spec": {
                 "source": collection.name,
-                "algorithm": {"name": collection.algorithm, **found.algorithm_fields},
+                "algorithm": {"name": collection.algorithm} | fields,
                 "benchmark": {"name": collection.benchmark, "task": found.task},
                 "utd": found.utd,
                 "batch_size": found.batch_size,
@@ -72,7 +74,7 @@ def outside(found: Found, collection: Collection) -> Outside:
     record = {
         "schema": 1, "run_id": run, **identity,
         "transitions": int(found.curve["env_step"].iloc[-1]), "updates": None, "utd_realised": None,
-        "n_params": {"critic": found.algorithm_fields.get("n_params"), "actor": None, "total": None},
+        "n_params": {"critic": n_params, "actor": None, "total": None},
         "flops_per_update": None, "wall_s": None, "status": "finished", "resumes": 0,
         "last": {name: last(found, name) for name in ("train_return", "eval_return")},
         "asked_by": {"sweep": collection.name, "hparams": None, "overrides": []},
