@@ -99,6 +99,7 @@ def report(found: Sequence[Found], dropped: Sequence[tuple[str, str]], collectio
         ["task", "σ", "B", "η", "configurations", "seeds", "last env step"],
         rows,
     )
+    show.say(f"for example {found[0].origin}")
     if dropped:
         show.say()
         show.table(f"left out ({len(dropped)})", ["what", "reason"], dropped)

@@ -31,6 +31,12 @@ class Steps:
     first_step: int
     step_every: int
 
+    def where(self, member: str, seed: int) -> str:
+        """Where a seed's values are, in words."""
+        if self.column == "first":
+            return f"{member}, column {seed + 1}"
+        return f"{member}, column {seed} (row k is env step {self.first_step} + {self.step_every}·k)"
+
     def split(self, array: Array) -> tuple[Array, Array]:
         """(steps [T], seeds [T, S]) of an array [T, columns]."""
         if self.column == "first":

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from analysis.records import Select, load
-from tests.analysis.conftest import Done
+from tests.analysis.conftest import CONF, Done
 
 Door = Callable[..., Done]
 ABOUT = ("source.benchmark=gym", "source.algorithm=sac")
@@ -143,3 +143,15 @@ def test_bytes_that_are_no_table(tmp_path: Path, door: Door) -> None:
         path.write_bytes(rng.bytes(size))
         done = door("ingest", tmp_path / "s", "source=csv", f"source.path={path}", *ABOUT, *known)
         assert done.returncode == 2 and "t.csv" in done.stderr
+
+
+def test_a_mapping_of_ones_own_is_an_option(tmp_path: Path, door: Door) -> None:
+    home = tmp_path / "s" / "conf" / "source"
+    home.mkdir(parents=True)
+    text = (CONF / "source" / "csv.yaml").read_text().replace("env_step: null", "env_step: step")
+    (home / "mine.yaml").write_text(text.replace("train_return: null", "train_return: ret"))
+    (tmp_path / "t.csv").write_text("step,ret\n1000,5\n2000,6\n")
+    known = ("source.values.task=a", "source.values.seed=0", *SET)
+    done = door("ingest", tmp_path / "s", "source=mine", f"source.path={tmp_path / 't.csv'}", *ABOUT, *known)
+    assert done.returncode == 0, done.stderr
+    np.testing.assert_array_equal(curves(tmp_path / "s")["a", "1/2", 256, 1e-3, 0][:, :2], [[1000, 5], [2000, 6]])
