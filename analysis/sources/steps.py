@@ -17,7 +17,8 @@ from rlscale.typed import Mistake
 Array = NDArray[np.float64]
 FEWEST_ROWS = 3  # two points are a line whatever they are
 SMALLEST_STEP = 10  # env steps between rows; nobody logs more often, and small whole numbers may be returns
-SHORTEST_OF_USUAL = 0.5  # of the usual distance between rows: gaps are common in merged logs, crowding is not
+SHORTEST_OF_USUAL = 0.5  # of the usual distance between rows: gaps are common in merged logs, crowding is rare
+MANY_ROWS = 20  # from here on the distances do not matter: no return rises so many times running
 BEYOND = 2  # times every return: one seed's whole returns may rise like a ruler, but not that far above the others
 OFTEN = 0.1  # share of rows at which a return falls and a counter, even of a run resumed now and then, does not
 JITTER = 2  # env steps by which two runs logged at "the same" step may differ
@@ -66,12 +67,12 @@ def looks(array: Array) -> Literal["first", "none"] | None:
 
 
 def is_counter(column: Array) -> bool:
-    """Whether a column [T] could count env steps: whole, finite, rising by SMALLEST_STEP or more, without crowding."""
+    """Whether a column [T] could count env steps: whole, finite, rising by SMALLEST_STEP or more, evenly if short."""
     if len(column) < FEWEST_ROWS or not np.isfinite(column).all() or (column != np.round(column)).any():
         return False
     change = np.diff(column)
-    usual = float(np.median(change))
-    return bool(column[0] >= 0 and change.min() >= max(SMALLEST_STEP, SHORTEST_OF_USUAL * usual))
+    even = SHORTEST_OF_USUAL * float(np.median(change)) if len(column) < MANY_ROWS else 0.0
+    return bool(column[0] >= 0 and change.min() >= max(SMALLEST_STEP, even))
 
 
 def layout(

@@ -295,3 +295,15 @@ def test_any_name_is_a_configuration_or_a_sentence(name: str) -> None:
         assert str(mistake).startswith("a.zip: ")
     else:
         assert key.utd > 0 and key.batch_size > 0 and key.learning_rate > 0
+
+
+@pytest.mark.slow
+def test_the_command_itself(tmp_path: Path) -> None:
+    path = zip_of(tmp_path / "sweep.zip", qscaled(with_steps=False))
+    command = [sys.executable, "-m", "analysis.ingest", *ABOUT]
+    environment = os.environ | {"RLSCALE_STUDY": str(tmp_path / "study")}
+    for word, code in ((f"source.path={path}", 0), (f"source.path={tmp_path / 'none.zip'}", 2), ("source.pth=x", 2)):
+        done = subprocess.run([*command, word], cwd=REPO, env=environment, capture_output=True, text=True)
+        assert done.returncode == code and "Traceback" not in done.stderr
+        assert code == 0 or len(done.stderr.strip().splitlines()) == 1
+    assert len(study(tmp_path / "study", "sweep").runs) == 11

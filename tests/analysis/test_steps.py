@@ -29,6 +29,7 @@ def test_plain_cases() -> None:
         [1, 1000, 2001, 3001, 4000, 5001],  # jitter of one, as in the Gym runs
         [5000, 7000, 8000, 9000, 13000, 14000],  # gaps where not every seed logged
         [0, 25000, 50000, 75000],
+        np.cumsum(np.tile([990, 12, 1700], 10)).tolist(),  # at the ends of episodes
     ],
 )
 def test_steps_as_they_come(steps: list[int]) -> None:
