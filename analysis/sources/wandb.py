@@ -128,6 +128,7 @@ class Wandb:
                 if isinstance(run, tuple):
                     dropped.append(run)
                     continue
+                dropped.extend((run.origin, what) for what in run.odd)
                 for seed, history in self._seeds(run.history):
                     origin = run.origin if seed is None else f"{run.origin}, seed {seed}"
                     seen |= set(history)

@@ -60,7 +60,7 @@ def from_files(run: str, paths: Iterable[Path]) -> tuple[Logged, set[str]]:
                 rows.append({"_step": record.history.step.num} | dict(map(number, record.history.item)))
             elif kind == "exit":
                 state = "failed" if record.exit.exit_code else "finished"
-    return Logged(run, state, {k: v for k, v in config.items() if not k.startswith("_wandb")}, table(rows)), tags
+    return Logged(run, state, {k: v for k, v in config.items() if not k.startswith("_wandb")}, table(rows), ()), tags
 
 
 def name(item: Any) -> str:

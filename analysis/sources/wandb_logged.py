@@ -16,13 +16,14 @@ Array = NDArray[np.float64]
 class Logged:
     """One run: flat `config` by dotted key; `history`, every key that holds numbers → [rows], NaN where not logged.
 
-    `state` is W&B's word: running, finished, crashed, failed, killed, …
+    `state` is W&B's word: running, finished, crashed, failed, killed, …; `odd` is what a person should know.
     """
 
     origin: str
     state: str
     config: Mapping[str, Any]
     history: Mapping[str, Array]
+    odd: tuple[str, ...]
 
 
 def flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:

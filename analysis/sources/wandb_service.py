@@ -14,6 +14,7 @@ import re
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -26,6 +27,7 @@ from rlscale.typed import Mistake
 
 T = TypeVar("T")
 PAGE_ROWS = 1000  # of a history, with one request
+LARGEST_PAGE = 2**31 - 1  # steps; the service counts them in 32 bits
 LONGEST_WAIT_S = 60.0
 PASSING = re.compile(  # what may be better in a moment; the package has no class of its own for it
     r"\bHTTP (429|408|5\d\d)\b|\b(429|408|5\d\d) (Client|Server) Error|rate.?limit|time.?out|timed out|respond in time"
@@ -115,8 +117,6 @@ class Service:
 
     def logged(self, run: Any) -> Logged:
         """The run with its whole history: from the study if that is current, else from the service. For threads."""
-        if self.patience.stop.is_set():
-            raise Mistake(f"{self.path}: stopped")
         origin = f"{run.entity}/{run.project}/{run.id}"
         last = (getattr(run, "historyKeys", None) or {}).get("lastStep")
         rows = getattr(run, "historyLineCount", None)
@@ -126,14 +126,30 @@ class Service:
         path = place / f"{quote(run.id, safe='')}.json"
         history = recall(path, stamp)
         if history is None:
-            # a page is a range of steps: at the package's 1,000 a run logged every 1,000 steps gives one row a request
-            page = PAGE_ROWS if not rows or last is None else max(PAGE_ROWS, math.ceil(PAGE_ROWS * (last + 1) / rows))
-            more = knows(run.scan_history, use_cache=False)
-            history = table(
-                self.patience(lambda: [flat(row) for row in run.scan_history(page_size=page, **more)], origin)
-            )
+            history = table(self._rows(run, origin, rows, last))
             keep(path, stamp, history)
-        return Logged(origin, str(run.state), flat(dict(run.config)), history)
+        came = max(map(len, history.values()), default=0)
+        odd = (f"W&B counts {rows} rows of history and gave {came}",) if rows and came < rows else ()
+        return Logged(origin, str(run.state), flat(dict(run.config)), history, odd)
+
+    def _rows(self, run: Any, origin: str, rows: int | None, last: int | None) -> list[dict[str, Any]]:
+        """The whole history, flat.
+
+        A page is a range of steps: at the package's 1,000 a run logged every 1,000 steps gives one row a request. So
+        pages are sized by rows, and if that gave too few (a server may sample a page that is full) by steps after all.
+        """
+        wide = math.ceil(PAGE_ROWS * (last + 1) / rows) if rows and last is not None else PAGE_ROWS
+        more = knows(run.scan_history, use_cache=False)
+
+        def scan(page: int) -> list[dict[str, Any]]:
+            return [flat(row) for row in run.scan_history(page_size=page, **more)]
+
+        came: list[dict[str, Any]] = []
+        for page in (min(wide, LARGEST_PAGE), PAGE_ROWS) if wide > PAGE_ROWS else (PAGE_ROWS,):
+            came = self.patience(partial(scan, page), origin)
+            if len(came) >= (rows or 0):
+                break
+        return came
 
 
 def connect() -> Any:

@@ -424,6 +424,7 @@ class Server(ThreadingHTTPServer):
         self.asked: list[str] = []
         self.refuse: list[tuple[str, int]] = []  # (operation, status), each once
         self.per_page = 2
+        self.most_rows = 10_000
 
     def answer(self, query: str, given: dict[str, Any]) -> Any:
         if "viewer" in query:
@@ -453,7 +454,7 @@ class Server(ThreadingHTTPServer):
             return {"project": {"run": {"parquetHistory": {"parquetUrls": [], "liveData": [{"_step": 0}]}}}}
         run.scans += 1
         page = [row for row in run.rows if given["minStep"] <= row["_step"] < given["maxStep"]]
-        page = page[:: -(-len(page) // given["pageSize"]) or 1]
+        page = page[:: -(-len(page) // min(given["pageSize"], self.most_rows)) or 1]
         return {"project": {"run": {"history": [json.dumps(row) for row in page]}}}
 
 
@@ -507,7 +508,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
     here = Server()
     monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{here.server_port}")
-    threading.Thread(target=here.serve_forever, daemon=True).start()
+    threading.Thread(target=here.serve_forever, args=(0.02,), daemon=True).start()
     yield here
     here.shutdown()
     here.server_close()
@@ -528,6 +529,17 @@ def test_the_real_client(server: Server) -> None:
     assert "HistoryPage" not in server.asked
 
 
+def test_a_page_that_the_service_samples_is_read_in_smaller_ones(server: Server) -> None:
+    steps = [*range(1500), 4_000]
+    server.there = [Run("a", config(), [{"_step": i, "env_step": i, "train_return": i} for i in steps])]
+    server.most_rows = 1200
+    [one], dropped = read(entity="e")
+    assert one.curve["env_step"].tolist() == steps and not dropped
+    server.most_rows = 500  # and if nothing helps it is said
+    server.there[0].rows.append({"_step": 4_001, "env_step": 4_001, "train_return": 0})
+    assert read(entity="e")[1] == [("e/p/a", "W&B counts 1502 rows of history and gave 752")]
+
+
 def test_the_real_client_and_an_unknown_project(server: Server) -> None:
     with pytest.raises(Mistake, match=r"source.project=e/q: W&B shows no such project \(Could not find project q\)"):
         read(entity="e", project="q")
@@ -541,8 +553,10 @@ def test_the_real_client_without_a_key(server: Server, monkeypatch: pytest.Monke
 
 
 @pytest.mark.slow  # the client waits for 2 s before each second try of its own
-@pytest.mark.parametrize("operation", ["Viewer", "Runs", "RunHistoryKeys", "RunParquetHistory", "HistoryPage"])
-@pytest.mark.parametrize("status", [429, 500])
+@pytest.mark.parametrize(
+    ("operation", "status"),
+    [("Viewer", 500), ("Runs", 429), ("RunHistoryKeys", 502), ("RunParquetHistory", 503), ("HistoryPage", 429)],
+)
 def test_the_real_client_is_refused_for_a_while(server: Server, operation: str, status: int) -> None:
     server.there = [Run("a", config(), rows())]
     server.refuse = [(operation, status)] * 3
