@@ -537,7 +537,7 @@ def test_a_page_that_the_service_samples_is_read_in_smaller_ones(server: Server)
     assert one.curve["env_step"].tolist() == steps and not dropped
     server.most_rows = 500  # and if nothing helps it is said
     server.there[0].rows.append({"_step": 4_001, "env_step": 4_001, "train_return": 0})
-    assert read(entity="e")[1] == [("e/p/a", "W&B counts 1502 rows of history and gave 752")]
+    assert read(entity="e")[1] == [("e/p/a", "W&B counts 1502 rows of history and gave 1002")]
 
 
 def test_the_real_client_and_an_unknown_project(server: Server) -> None:
