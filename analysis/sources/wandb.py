@@ -13,13 +13,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from analysis.sources import Found, Track
-from analysis.sources.tidy import curve
+from analysis.sources.tidy import binned, curve
 from analysis.sources.wandb_files import from_files, offline
 from analysis.sources.wandb_logged import Array, Logged
 from analysis.sources.wandb_service import Patience, Service, line, of_wandb
@@ -79,6 +80,7 @@ class Wandb:
     seeds: str | None
     states: tuple[str, ...] | None
     shortest: int
+    every: int | None
     threads: int
     tries: int
     wait_s: float
@@ -93,8 +95,8 @@ class Wandb:
             raise ValueError(
                 f"filters={dict(self.filters)}: only the service takes them; with a folder give source.tags"
             )
-        for key in ("threads", "tries"):
-            if getattr(self, key) < 1:
+        for key in ("threads", "tries", "every"):
+            if getattr(self, key) is not None and getattr(self, key) < 1:
                 raise ValueError(f"{key}={getattr(self, key)}: give at least 1")
         if self.wait_s < 0 or self.shortest < 0:
             raise ValueError(f"wait_s={self.wait_s}, source.shortest={self.shortest}: neither can be below 0")
@@ -109,11 +111,11 @@ class Wandb:
             raise ValueError("config.seed=null: name the key that holds the seed, or source.seeds for several in a run")
         self._config_keys, self._history_keys  # noqa: B018 (a wrong mapping is found before anything is fetched)
 
-    @property
+    @cached_property
     def _config_keys(self) -> ConfigKeys:
         return typed(ConfigKeys, self.config, "source.config")
 
-    @property
+    @cached_property
     def _history_keys(self) -> HistoryKeys:
         return typed(HistoryKeys, self.history, "source.history")
 
@@ -222,7 +224,10 @@ class Wandb:
         if wrong.size:
             raise Mistake(f"{keys.env_step}={wrong[0]:g} (source.history.env_step): this is not a whole env step")
         words = self._words(run.config, seed)
-        table, odd = curve(steps, {ours: column[useful] for ours, column in columns.items()})
+        columns = {ours: column[useful] for ours, column in columns.items()}
+        if self.every is not None:
+            steps, columns = binned(steps, columns, self.every)
+        table, odd = curve(steps, columns)
         if table is None:
             raise Mistake("; ".join(odd))
         last = int(table["env_step"].iloc[-1])
@@ -233,10 +238,10 @@ class Wandb:
     def _words(self, config: Mapping[str, Any], seed: int | None) -> dict[str, Any]:
         """What the run's config holds, in our words. Raises Mistake naming the key."""
         keys = self._config_keys
-        fields = {str(ours): _of(config, str(key), f"algorithm.{ours}") for ours, key in (keys.algorithm or {}).items()}
-        for ours, value in fields.items():
-            if isinstance(value, float) and not math.isfinite(value):
-                raise Mistake(f"{(keys.algorithm or {})[ours]}={value}: this cannot tell learners apart")
+        fields = {
+            str(ours): _plain(_of(config, str(key), f"algorithm.{ours}"), str(key))
+            for ours, key in (keys.algorithm or {}).items()
+        }
         if seed is None:
             seed = _number(config, str(keys.seed), "seed", int)
         if not 0 <= seed < 2**31:
@@ -260,6 +265,15 @@ def _of(config: Mapping[str, Any], key: str, ours: str) -> Any:
     if key not in config:
         raise Mistake(f"its config has no {key} (source.config.{ours}); {absent(key, config)}")
     return config[key]
+
+
+def _plain(value: Any, key: str) -> Any:
+    """A value that can name a learner: plain, finite, hashable."""
+    if isinstance(value, list | tuple):
+        return tuple(_plain(one, key) for one in value)
+    if value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    raise Mistake(f"{key}={value} (source.config.algorithm): this cannot tell learners apart; take a number or a word")
 
 
 def _number(config: Mapping[str, Any], key: str, ours: str, kind: type) -> Any:

@@ -94,13 +94,11 @@ def records(path: Path) -> Iterator[Any]:
             continue
         crc, length, kind = struct.unpack("<IHB", data[at : at + HEAD])
         body = data[at + HEAD : at + HEAD + length]
-        if not data[at:].strip(b"\0") or (at + HEAD + length > len(data) and HEAD + length <= left):
+        cut = at + HEAD + length > len(data) and HEAD + length <= left  # a record never crosses a block
+        if cut or (not (crc or length or kind) and not data[at:].strip(b"\0")):
             return
-        if (
-            HEAD + length > left
-            or zlib.crc32(data[at + HEAD - 1 : at + HEAD + length]) != crc
-            or kind not in (FULL, FIRST, MIDDLE, LAST)
-        ):
+        sound = HEAD + length <= left and zlib.crc32(data[at + HEAD - 1 : at + HEAD + length]) == crc
+        if not sound or kind not in (FULL, FIRST, MIDDLE, LAST):
             raise Mistake(f"{path.name} is damaged at byte {at}")
         whole = body if kind in (FULL, FIRST) else whole + body
         if kind in (FULL, LAST):

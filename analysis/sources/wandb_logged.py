@@ -30,8 +30,10 @@ def flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     """Nested mappings by dotted key; a medium (a mapping with `_type`, such as an image) stays one value."""
     leaves: dict[str, Any] = {}
     for key, value in values.items():
-        inner = isinstance(value, Mapping) and "_type" not in value and value
-        leaves |= flat(value, f"{above}{key}.") if inner else {f"{above}{key}": value}
+        if isinstance(value, Mapping) and value and "_type" not in value:
+            leaves |= flat(value, f"{above}{key}.")
+        else:
+            leaves[f"{above}{key}"] = value
     return leaves
 
 

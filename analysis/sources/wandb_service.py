@@ -5,6 +5,7 @@ The history is read unsampled: `scan_history`, never `history(samples=…)`.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import inspect
 import json
@@ -104,7 +105,8 @@ class Service:
             if not (of_wandb(error) or isinstance(error, ValueError)):
                 raise
             if type(error).__name__ in ("UsageError", "AuthenticationError"):
-                raise Mistake(f"source=wandb: {line(error)}; log in with `wandb login`, or set WANDB_API_KEY") from None
+                said = line(error).split(". Use")[0]
+                raise Mistake(f"source=wandb: {said}; log in with `wandb login`, or set WANDB_API_KEY") from None
             raise Mistake(
                 f"source.project={self.path}: W&B shows no such project ({line(error)}); check entity and project"
             ) from None
@@ -123,7 +125,7 @@ class Service:
         beat = None if run.state == "finished" else getattr(run, "heartbeatAt", None)  # a finished run stays as it is
         stamp = {"state": run.state, "rows": rows, "last_step": last, "heartbeat": beat}
         place = study_root() / "cache" / "wandb" / "/".join(quote(str(p), safe="") for p in (run.entity, run.project))
-        path = place / f"{quote(run.id, safe='')}.json"
+        path = place / f"{quote(run.id, safe='')}.history"
         history = recall(path, stamp)
         if history is None:
             history = table(self._rows(run, origin, rows, last))
@@ -167,18 +169,20 @@ def of_wandb(error: Exception) -> bool:
 def recall(path: Path, stamp: Mapping[str, Any]) -> dict[str, Array] | None:
     """The history kept under `path`, or None if there is none, it is damaged or it has another `stamp`."""
     try:
-        digest, _, text = path.read_text().partition("\n")
-        if digest != hashlib.sha256(text.encode()).hexdigest():
+        digest, _, rest = path.read_text().partition("\n")
+        if digest != hashlib.sha256(rest.encode()).hexdigest():
             return None
-        kept = json.loads(text)
-        return (
-            {k: np.array(v, dtype=np.float64) for k, v in kept["history"].items()} if kept["stamp"] == stamp else None
-        )
-    except (OSError, ValueError, KeyError):
+        head, _, body = rest.partition("\n")
+        known = json.loads(head)
+        columns = np.frombuffer(base64.b64decode(body)).reshape(len(known["keys"]), known["rows"])
+        return dict(zip(known["keys"], columns, strict=True)) if known["stamp"] == stamp else None
+    except (OSError, ValueError):
         return None
 
 
 def keep(path: Path, stamp: Mapping[str, Any], history: Mapping[str, Array]) -> None:
-    """Write a history whole or not at all; its first line is the SHA-256 of the rest."""
-    text = json.dumps({"stamp": stamp, "history": {key: column.tolist() for key, column in history.items()}})
-    write_atomically(path, f"{hashlib.sha256(text.encode()).hexdigest()}\n{text}")
+    """Write a history whole or not at all: the SHA-256 of the rest; stamp and keys; the columns, float64 in base64."""
+    columns = list(history.values())
+    head = json.dumps({"stamp": stamp, "keys": list(history), "rows": len(columns[0]) if columns else 0})
+    rest = f"{head}\n{base64.b64encode(np.array(columns, dtype=np.float64).tobytes()).decode()}"
+    write_atomically(path, f"{hashlib.sha256(rest.encode()).hexdigest()}\n{rest}")
