@@ -27,6 +27,7 @@ from analysis.sources.wandb_service import Patience, Service, line, of_wandb
 from rlscale.typed import Mistake, convert, typed
 
 Dropped = list[tuple[str, str]]
+Made = tuple[list[Found], Dropped, list[list[str]]]  # of a run: its seeds, what was left out, each seed's history keys
 LARGEST_DENOMINATOR = 256  # of a σ that a config holds as a float: 1/4, 1/3 and 1/128, but not 333/1000
 LONG = re.compile(r".{60}|[eE][-+]?\d{4}")
 CLOSE = 1e-9  # relative: how near such a float must be to its fraction
@@ -126,22 +127,11 @@ class Wandb:
         missed: list[set[str]] = []  # per seed: the mapped history keys that it lacks
         seen: set[str] = set()
         with self._runs() as (runs, count):
-            for run in track(runs, count, "reading W&B runs"):
-                if isinstance(run, tuple):
-                    dropped.append(run)
-                    continue
-                dropped.extend((run.origin, what) for what in run.odd)
-                for seed, history in self._seeds(run.history):
-                    origin = run.origin if seed is None else f"{run.origin}, seed {seed}"
-                    seen |= set(history)
-                    missed.append(set(self._history_keys.columns.values()) - set(history))
-                    try:
-                        one, odd = self._one(run, seed, history, origin)
-                    except Mistake as mistake:
-                        dropped.append((origin, str(mistake)))
-                    else:
-                        found.append(one)
-                        dropped.extend((origin, what) for what in odd)
+            for ones, odd, keys in track(runs, count, "reading W&B runs"):
+                found += ones
+                dropped += odd
+                missed += [set(self._history_keys.columns.values()) - set(known) for known in keys]
+                seen = seen.union(*keys)
         if missed and (nowhere := set.intersection(*missed)):
             key = min(nowhere)
             ours = next(ours for ours, theirs in self._history_keys.columns.items() if theirs == key)
@@ -151,12 +141,31 @@ class Wandb:
             raise Mistake(f"source=wandb: none of {len(dropped)} can be used; {what}: {why}")
         return found, dropped
 
+    def _made(self, run: Logged | tuple[str, str]) -> Made:
+        """What a run becomes; its history is not kept, only what is mapped."""
+        if isinstance(run, tuple):
+            return [], [run], []
+        found: list[Found] = []
+        dropped: Dropped = [(run.origin, what) for what in run.odd]
+        keys = []
+        for seed, history in self._seeds(run.history):
+            origin = run.origin if seed is None else f"{run.origin}, seed {seed}"
+            keys.append(list(history))
+            try:
+                one, odd = self._one(run, seed, history, origin)
+            except Mistake as mistake:
+                dropped.append((origin, str(mistake)))
+            else:
+                found.append(one)
+                dropped += [(origin, what) for what in odd]
+        return found, dropped, keys
+
     @contextmanager
-    def _runs(self) -> Iterator[tuple[Iterable[Logged | tuple[str, str]], int]]:
-        """The runs as they come, or (what, reason) for one that cannot be read; and how many there are."""
+    def _runs(self) -> Iterator[tuple[Iterable[Made], int]]:
+        """What the runs become, one after the other; and how many there are."""
         if self.folder is not None:
             files = offline(Path(self.folder).expanduser(), self.tags)
-            yield (one for item in files.items() for one in self._from_files(*item)), len(files)
+            yield (self._made(one) for item in files.items() for one in self._from_files(*item)), len(files)
             return
         assert self.project is not None
         patience = Patience(self.tries, self.wait_s)
@@ -164,7 +173,7 @@ class Wandb:
         runs = service.runs()
         pool = ThreadPoolExecutor(self.threads)
         try:
-            yield pool.map(lambda run: self._from_service(service, run), runs), len(runs)
+            yield pool.map(lambda run: self._made(self._from_service(service, run)), runs), len(runs)
         finally:
             patience.stop.set()  # after a mistake or Ctrl-C nobody sleeps on
             pool.shutdown(cancel_futures=True)
