@@ -143,7 +143,7 @@ class Csv:
                     f"source.values.{name} is not set and neither source.runs.{name} nor source.pattern tells it; "
                     "give one of the three"
                 )
-        known = {name: convert(word[name], kind, f"{origin}: {name}") for name, kind in NEEDED.items()}
+        known = {name: convert(word[name], kind, f"{member}: {name}") for name, kind in NEEDED.items()}
         fields = {str(k): _plain(v) for k, v in word.items() if k not in NEEDED}
         steps, columns, lacking = self._columns(part, origin)
         dropped = [(origin, f"there is no {name}") for name in lacking]

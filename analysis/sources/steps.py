@@ -18,6 +18,7 @@ Array = NDArray[np.float64]
 FEWEST_ROWS = 3  # two points are a line whatever they are
 SMALLEST_STEP = 10  # env steps between rows; nobody logs more often, and small whole numbers may be returns
 SHORTEST_OF_USUAL = 0.5  # of the usual distance between rows: gaps are common in merged logs, crowding is not
+BEYOND = 2  # times every return: one seed's whole returns may rise like a ruler, but not that far above the others
 OFTEN = 0.1  # share of rows at which a return falls and a counter, even of a run resumed now and then, does not
 JITTER = 2  # env steps by which two runs logged at "the same" step may differ
 
@@ -40,14 +41,14 @@ class Steps:
 def looks(array: Array) -> Literal["first", "none"] | None:
     """What one array [T, columns] says of its column 0; None if it does not speak clearly.
 
-    "first": it counts (see `is_counter`), beyond every value beside it, and no other column does.
+    "first": it counts (see `is_counter`), far beyond every value beside it, and no other column does.
     "none": it falls as often as no counter would, or most of it are fractions and it is no straight line.
     """
     column = array[np.isfinite(array[:, 0]), 0]
     if is_counter(np.unique(column)):
         others = array[:, 1:]
-        alone = others.shape[1] > 0 and not any(is_counter(np.unique(other)) for other in others.T)
-        beyond = not (np.abs(others[np.isfinite(others)]) >= column.max()).any()
+        alone = others.shape[1] > 0 and not any(is_counter(other) for other in others.T)
+        beyond = not (BEYOND * np.abs(others[np.isfinite(others)]) >= column.max()).any()
         return "first" if alone and beyond and is_counter(array[:, 0]) else None
     if len(column) < FEWEST_ROWS:
         return None
