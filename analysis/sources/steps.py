@@ -38,6 +38,7 @@ class Steps:
         return self.first_step + self.step_every * np.arange(len(array), dtype=np.float64), array
 
 
+@np.errstate(over="ignore", invalid="ignore")  # a harmed file may hold 1e308
 def looks(array: Array) -> Literal["first", "none"] | None:
     """What one array [T, columns] says of its column 0; None if it does not speak clearly.
 
