@@ -83,7 +83,7 @@ ROOMS = [
     Room(
         "rlscale/*.py", None, never=("wandb", *HYDRA, *CONCRETE, "rlscale.train", "analysis", "launchers", *SIMULATORS)
     ),
-    Room("analysis/sources/wandb.py", THINKING, inside=("wandb",)),
+    Room("analysis/sources/wandb*.py", THINKING, inside=("wandb",)),
     Room("analysis/plots.py", (*THINKING, "matplotlib")),
     Room("analysis/report.py", (*THINKING, *HYDRA, "rich", "matplotlib", "rlscale.door")),
     *(
