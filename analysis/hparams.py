@@ -17,8 +17,9 @@ import numpy as np
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from analysis import emit, show
+from analysis import compat_qscaled, emit, show
 from analysis.best import Best, baseline, best
+from analysis.correlation import correlation
 from analysis.curves import Crossings, Reference, Track, crossings
 from analysis.fits import PowerLaws, law_json, power_laws
 from analysis.propose import VARIANTS, middle, proposals, qscaled_baseline, qscaled_table, variant_laws
@@ -42,6 +43,7 @@ class Config:
     metric: Literal["train_return", "eval_return"]
     threshold: Any
     average: Literal["geometric", "arithmetic"]
+    compat: Literal["qscaled"] | None
     bootstrap: Mapping[str, Any]
     utd: tuple[Fraction, ...] | None
     seeds: tuple[int, ...] | None
@@ -65,10 +67,14 @@ def fit(study: Study, reference: Reference, config: Config, track: Track) -> Fit
     """Crossings → best values → laws, one joint bootstrap all the way."""
     bootstrap = typed(Bootstrap, config.bootstrap, "bootstrap")
     crossed = crossings(study, reference, config.metric, bootstrap, track)
-    found = {q: best(crossed, q, config.threshold, config.average, bootstrap) for q in QUANTITIES}
-    laws, notes = {}, []
+    found, laws, notes = {}, {}, [compat_qscaled.NOTE] if config.compat else []
     for quantity in QUANTITIES:
-        shared, separate, more = power_laws(found[quantity], bootstrap, quantity)
+        if config.compat:
+            found[quantity] = compat_qscaled.best(crossed, quantity, config.threshold)
+            shared, separate, more = compat_qscaled.power_laws(found[quantity], quantity)
+        else:
+            found[quantity] = best(crossed, quantity, config.threshold, config.average, bootstrap)
+            shared, separate, more = power_laws(found[quantity], bootstrap, quantity)
         laws[quantity] = shared, separate
         notes += more
         if crossed.cells[quantity].nunique() == 1:
@@ -97,14 +103,14 @@ def main(cfg: DictConfig) -> None:
 
     grid = sorted(Fraction(u) for u in study.runs["utd"].unique())
     utds = sorted(set(config.utd)) if config.utd else grid
-    at = config.baseline_utd or middle(grid)
+    at = config.baseline_utd or (compat_qscaled.middle(grid, utds) if config.compat else middle(grid))
     if at not in grid:
         raise Mistake(f"baseline_utd={at}: the grid has σ = {', '.join(map(str, grid))}; choose one of these")
     laws = {
         variant: {q: law_json(fitted.laws[q][i], shared=variant == "shared") for q in QUANTITIES}
         for i, variant in enumerate(("shared", "separate"))
     }
-    base = baseline(fitted.crossings, str(at), config.threshold)
+    base = (compat_qscaled.baseline if config.compat else baseline)(fitted.crossings, str(at), config.threshold)
     variants = variant_laws(laws, base)
     tasks = sorted(variants[config.variant]["batch_size"].tasks)
     if not tasks:
@@ -116,11 +122,13 @@ def main(cfg: DictConfig) -> None:
         "schema": 1,
         "name": config.name,
         "provenance": provenance(command, study, config.select, reference)
-        | {"metric": config.metric, "threshold": config.threshold, "average": config.average}
+        | {"metric": config.metric, "threshold": config.threshold, "compat": config.compat}
+        | {"average": "arithmetic" if config.compat else config.average}
         | {"bootstrap": dict(config.bootstrap), "spec": spec},
         "laws": laws,
         "baseline": {"utd": str(at), "pairs": base.to_dict("records")},
         "best": _best_rows(fitted.best),
+        "correlation": correlation(fitted.best),
         "proposals": proposals(variants, utds),
         "thresholds": list(reference.thresholds),
         "dropped": [{"what": what, "reason": why} for what, why in fitted.dropped],
@@ -256,6 +264,9 @@ def _print(fitted: Fit, result: Mapping[str, Any], study: Study) -> None:
         ["quantity", "variant", "task", "exponent", "95 %", "intercept", "95 %"],
         rows,
     )
+    for name, words in (("measured", "as measured"), ("given_sigma", "about their laws of σ")):
+        if r := result["correlation"][name]:
+            show.say(f"correlation of ln B* and ln η* {words}: {r['r']:+.2f}, 95 % {show.span(r['ci95'])}")
     if fitted.notes:
         show.say("\nnotes\n" + "\n".join(f"  {note}" for note in fitted.notes))
     if fitted.dropped:

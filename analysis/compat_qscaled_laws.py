@@ -1,0 +1,199 @@
+"""`compat=qscaled` for D_J(σ), C_J(σ) and σ*(F): what the papers' public code does otherwise; off by default.
+
+It normalises each task by one median over all σ and all thresholds together, averages tasks arithmetically, fits
+c + (σ/b)^−a to that by least squares of D itself (not of its logarithm), and looks for the cheapest σ on 100 points
+between the smallest and the largest σ. Numbers B3, B7, … are the defects of that code (qscaled at a9a99d0) as
+QSCALED.md §1.16 lists them. Not reproduced: the law as it prints it (B1), and what it returns for data that are not
+there (B7), which is refused.
+
+The files are the house's: c + (σ/b)^−a is d_min·(1 + (beta/σ)^alpha) with d_min = M·c, beta = b·c^(−1/a), alpha = a.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from analysis.average import common_grid
+from analysis.batch import BatchLaws, batch_laws, fitted_laws
+from analysis.budget import budget_law, compute
+from analysis.compat_qscaled import NOTE
+from analysis.compat_qscaled_fit import FORMS, Form, fit, normalised, refine
+from analysis.curves import Crossings, Reference, Track
+from analysis.fits import levels
+from analysis.uncertainty import Floats, interval
+from rlscale.hparams import round_batch_size
+from rlscale.typed import Mistake
+
+
+def batch_law(
+    crossed: Crossings, fitted: Mapping[str, Any] | None, variant: str, draws: Path | None, count: int
+) -> BatchLaws:
+    """B(σ) of the hparams.json beside these laws whether or not the runs follow it: that code gives the compute of its
+    baseline runs, too, by the fitted law. Without one, the law through the runs' own batch sizes."""
+    laws = fitted_laws(fitted, variant)["batch_size"] if fitted else None
+    if laws is not None and set(crossed.cells["task"]) <= set(laws.tasks):
+        meant = [round_batch_size(laws(Fraction(r.utd), r.task)) for r in crossed.cells.itertuples()]
+        crossed = replace(crossed, cells=crossed.cells.assign(batch_size=meant))
+    return batch_laws(crossed, fitted, variant, draws, count)
+
+
+def parts(
+    name: str, crossed: Crossings, holdout: tuple[Fraction, ...], batch: BatchLaws, reference: Reference,
+    n_params: float, held: int, track: Track,
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:  # fmt: skip
+    """laws.json from `data` to `notes`, and the draws beside it; `name` is one of FORMS."""
+    form = FORMS[name]
+    tasks, utds, dropped = common_grid(crossed.cells)
+    if missing := [str(h) for h in holdout if str(h) not in utds]:
+        raise Mistake(f"holdout=[{','.join(missing)}]: the selected runs have σ = {', '.join(utds)}; choose of these")
+    train = np.array([Fraction(u) not in holdout for u in utds])
+    sigma = np.array([float(Fraction(u)) for u in utds])
+    levels(sigma[train], "data law")
+    cells = crossed.cells.set_index(["task", "utd"])
+    rows = np.array([[cells.index.get_loc((t, u)) for u in utds] for t in tasks])  # [E, n]
+    point, limit = crossed.point[rows], crossed.cells["t_max"].to_numpy(float)[rows]  # [E, n, J], [E, n]
+    _all_reached(point[:, train], crossed.thresholds, tasks)
+    mean, medians, m = normalised(point, train)
+    drawn = np.moveaxis(crossed.draws[rows], 2, 3)  # [E, n, J, K]
+    mean_k, _, m_k = normalised(np.where(np.isinf(drawn), limit[:, :, None, None], drawn), train)
+
+    theta, theta_k, fits = [], [], []
+    for j, threshold in track(list(enumerate(crossed.thresholds)), len(crossed.thresholds), "fitting thresholds"):
+        best, loss, agree = fit(sigma[train], mean[train, j], form)
+        with np.errstate(all="ignore"):
+            theta_k.append([refine(best, sigma[train], y, form)[0] for y in mean_k[train, j].T])
+        theta.append(best)
+        fits.append({"threshold": threshold, **dict(zip("abc", best, strict=True)), "loss": loss, "agree": agree})
+    values, values_k = np.array(theta), np.array(theta_k)  # [J, 3], [J, K, 3]
+
+    house, house_k = form.d_min(values), form.d_min(values_k)
+    notes, data, kept = [NOTE], [], []
+    for j, threshold in enumerate(crossed.thresholds):
+        fine = np.isfinite(house_k[j]).all(axis=1)
+        if not np.isfinite(house[j]).all() or not fine.any():
+            a, b, c = values[j]
+            dropped.append(
+                (f"the law of J={threshold:g}", f"a={a:.3g}, b={b:.3g}, c={c:.3g} has no d_min above 0 (B8)")
+            )
+            continue
+        if not fine.all():
+            notes.append(f"J={threshold:g}: {1 - fine.mean():.0%} of the draws have no d_min above 0 and are left out")
+        draws = house_k[j][np.resize(np.flatnonzero(fine), len(fine))]  # a joint chain needs K of them
+        kept.append(draws * np.stack([m_k, np.ones_like(m_k), np.ones_like(m_k)], axis=1))
+        (d_min, beta, alpha), spans = house[j] * [m, 1, 1], [interval(kept[-1][:, i]) for i in range(3)]
+        if alpha < 0:
+            notes.append(f"J={threshold:g}: the fit says that more σ needs more data (B8)")
+        data.append(
+            {
+                "threshold": threshold, "d_min": d_min, "beta": beta, "alpha": alpha,
+                "ci95": dict(zip(("d_min", "beta", "alpha"), spans, strict=True)),
+                "loss": fits[j]["loss"], "starts_agree": fits[j]["agree"], "at_bound": [],
+                "points": [
+                    {"utd": u, "data": mean[i, j] * m, "data_ci95": interval(mean_k[i, j] * m_k),
+                     "reached": bool(np.isfinite(mean[i, j])), "held_out": not train[i]}
+                    for i, u in enumerate(utds)
+                ],
+                "scale": dict(zip(tasks, medians / m, strict=True)),
+            }
+        )  # fmt: skip
+    if not data:
+        raise Mistake("compat=qscaled: no threshold's fit has a d_min above 0, so there is no law; leave compat out")
+    grid = np.logspace(np.log10(sigma[train].min()), np.log10(sigma[train].max()), 100)
+    curves, curves_k = (form.value(np.moveaxis(t, -1, 0)[..., None], grid) for t in (values, values_k))
+    budget = cheapest(grid, curves * m, curves_k * m_k[:, None], batch, n_params, reference.delta, held)
+    points = [{"threshold": t} | p for t, p in zip(crossed.thresholds, budget.pop("points"), strict=True)]
+    result = {
+        "data": data,
+        "compute": {"n_params": n_params, "formula": "10·N·B(σ)·σ·D", "batch_size": batch.as_json()},
+        "budget": budget | {"points": points},
+        "holdout": _held_out(form, crossed.thresholds, utds, train, mean, mean_k, values, values_k, m, m_k),
+        "compat": {"name": name, "form": form.text, "M": m, "fits": fits},
+        "fit_utds": [u for u, used in zip(utds, train, strict=True) if used],
+        "extend": 1.0, "scatter": None, "drift": None, "thresholds": list(crossed.thresholds),
+        "dropped": [{"what": what, "reason": why} for what, why in dropped], "notes": batch.notes + notes,
+    }  # fmt: skip
+    arrays = {
+        "data": np.stack(kept),
+        "batch_slope": batch.slope_draws,
+        "batch_log_intercept": batch.log_intercept_draws,
+    }
+    return result, arrays
+
+
+def _all_reached(point: Floats, thresholds: Floats, tasks: list[str]) -> None:
+    """B7: one setting that never reaches one level leaves that code without any fit, and without a word."""
+    reached = np.isfinite(point).all(axis=(0, 1))
+    if not reached.all():
+        task = tasks[int(np.flatnonzero(np.isinf(point).any(axis=(1, 2)))[0])]
+        have = ",".join(f"{t:g}" for t in thresholds[reached]) or "…"
+        raise Mistake(
+            f"compat=qscaled: {task} does not reach {thresholds[~reached][0]:g} at every σ, which leaves that code "
+            f"without any fit; give reference.thresholds=[{have}], or leave compat out"
+        )
+
+
+def cheapest(
+    grid: Floats, data: Floats, data_k: Floats, batch: BatchLaws, n_params: float, delta: float, held: int
+) -> dict[str, Any]:
+    """σ* with the least C + δ·D on the grid [G] for each threshold, and σ*(F) through all but the `held` highest.
+
+    data [J, G] and data_k [J, K, G] in env steps; compute follows B̄(σ), the mean over tasks of the fitted law. A σ* at
+    an end of the grid is kept in the fit (`at_end` says so).
+    """
+    size = batch.mean(grid)
+    sizes = np.exp(batch.log_intercept_draws[..., None] + batch.slope_draws[..., None] * np.log(grid)).mean(axis=1)
+    cost, cost_k = (d * (compute(n_params, b, grid, 1.0) + delta) for d, b in ((data, size), (data_k, sizes)))
+    at, at_k = cost.argmin(axis=-1), cost_k.argmin(axis=-1)  # [J], [J, K]
+    budgets, sigma = cost.min(axis=-1), grid[at]
+    budgets_k, sigma_k = cost_k.min(axis=-1).T, grid[at_k].T  # [K, J]
+    count, used = len(data), max(2, len(data) - held)
+    law: dict[str, Any] = {"coefficient": None, "exponent": None, "coefficient_ci95": None, "exponent_ci95": None}
+    predicted, spans = np.full(count, np.nan), [[float("nan")] * 2] * count
+    if count >= 2:
+        coefficient, exponent = map(float, budget_law(budgets[:used], sigma[:used]))
+        c_k, e_k = budget_law(budgets_k[:, :used], sigma_k[:, :used])
+        law = {"coefficient": coefficient, "exponent": exponent}
+        law |= {"coefficient_ci95": interval(c_k), "exponent_ci95": interval(e_k)}
+        predicted, spans = coefficient * budgets**exponent, [interval(c_k * f**e_k) for f in budgets]
+    points = []
+    for j, i in enumerate(at):
+        spent = float(compute(n_params, size[i], grid[i], data[j, i]))
+        points.append(
+            {
+                "budget": budgets[j], "utd": grid[i], "utd_ci95": interval(sigma_k[:, j]), "data": data[j, i],
+                "compute": spent, "held_out": j >= used, "at_end": bool(i in (0, len(grid) - 1)),
+                "data_share": delta * data[j, i] / budgets[j],
+                "predicted_utd": predicted[j], "predicted_utd_ci95": spans[j],
+            }
+        )  # fmt: skip
+    return {"delta": delta, **law, "points": points}
+
+
+def _held_out(
+    form: Form, thresholds: Floats, utds: list[str], train: Any, mean: Floats, mean_k: Floats, theta: Floats,
+    theta_k: Floats, m: Any, m_k: Floats,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Predictions at the σ that no fit saw; the interval holds what the seeds do to the fit, and nothing else."""
+    rows: list[dict[str, Any]] = []
+    used = [float(Fraction(u)) for u, seen in zip(utds, train, strict=True) if seen]
+    for j, threshold in enumerate(thresholds):
+        for i in np.flatnonzero(~train):
+            sigma, observed = float(Fraction(utds[i])), mean[i, j] * m
+            predicted = float(form.value(theta[j], sigma) * m)
+            seen = bool(np.isfinite(observed))
+            rows.append(
+                {
+                    "threshold": threshold, "utd": utds[i], "observed": observed if seen else None,
+                    "predicted": predicted, "interval95": interval(form.value(theta_k[j].T, sigma) * m_k),
+                    "signed_error": predicted / observed - 1.0 if seen else None, "reached": seen,
+                    "at_least": None if seen else float(np.median(mean_k[i, j] * m_k)),
+                    "extrapolation": not min(used) <= sigma <= max(used),
+                }
+            )  # fmt: skip
+    return rows
