@@ -31,8 +31,9 @@ def head_loss(theta: Floats, x: Floats, y: Floats) -> tuple[float, Floats]:
     ratio = x / (b + TINY)
     power = ratio**-a
     error = c + power - y
-    gradient = [np.mean(-error * power * np.log(ratio)), np.mean(error * power) * a / (b + TINY), np.mean(error)]
-    return float(np.mean(error**2)), 2.0 * np.array(gradient)
+    slope = error * power
+    gradient = [-(slope @ np.log(ratio)), slope.sum() * a / (b + TINY), error.sum()]
+    return float(error @ error) / len(x), 2.0 / len(x) * np.array(gradient)
 
 
 def paper_value(theta: Any, x: Any) -> Any:
@@ -46,8 +47,8 @@ def paper_loss(theta: Floats, x: Floats, y: Floats) -> tuple[float, Floats]:
     power = (x / b) ** -a
     error = np.log(c * (1.0 + power)) - np.log(y)
     share = error * power / (1.0 + power)
-    gradient = [np.mean(-share * np.log(x / b)), np.mean(share) * a / b, np.mean(error) / c]
-    return float(np.mean(error**2)), 2.0 * np.array(gradient)
+    gradient = [-(share @ np.log(x / b)), share.sum() * a / b, error.sum() / c]
+    return float(error @ error) / len(x), 2.0 / len(x) * np.array(gradient)
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,13 @@ The files are the house's: c + (σ/b)^−a is d_min·(1 + (beta/σ)^alpha) with 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from analysis.average import common_grid
 from analysis.batch import BatchLaws, batch_laws, fitted_laws
@@ -43,11 +44,36 @@ def batch_law(
     return batch_laws(crossed, fitted, variant, draws, count)
 
 
-def parts(
-    name: str, crossed: Crossings, holdout: tuple[Fraction, ...], batch: BatchLaws, reference: Reference,
-    n_params: float, held: int, track: Track,
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:  # fmt: skip
-    """laws.json from `data` to `notes`, and the draws beside it; `name` is one of FORMS."""
+@dataclass(frozen=True)
+class Fitted:
+    """The average task's data and every threshold's fit to them, in units of M.
+
+    `mean` [n, J] (a lower bound where not `reached` [n, J], which happens at held-out σ only) and `draws` [n, J, K];
+    `scale` maps tasks to their median over M; `unit` is M and `units` [K] its draws; `theta` [J, 3] and `thetas`
+    [J, K, 3] are (a, b, c) with `loss` [J] and `agree` [J], the share of starts that ended at the same loss.
+    """
+
+    form: Form
+    thresholds: Floats
+    utds: list[str]
+    sigma: Floats
+    train: NDArray[np.bool_]
+    mean: Floats
+    reached: NDArray[np.bool_]
+    draws: Floats
+    scale: dict[str, float]
+    unit: float
+    units: Floats
+    theta: Floats
+    thetas: Floats
+    loss: Floats
+    agree: Floats
+
+
+def fit_laws(
+    name: str, crossed: Crossings, holdout: tuple[Fraction, ...], track: Track
+) -> tuple[Fitted, list[tuple[str, str]]]:
+    """Every threshold's fit without the σ in `holdout`, and what was left out; `name` is one of FORMS."""
     form = FORMS[name]
     tasks, utds, dropped = common_grid(crossed.cells)
     if missing := [str(h) for h in holdout if str(h) not in utds]:
@@ -57,73 +83,25 @@ def parts(
     levels(sigma[train], "data law")
     cells = crossed.cells.set_index(["task", "utd"])
     rows = np.array([[cells.index.get_loc((t, u)) for u in utds] for t in tasks])  # [E, n]
-    point, limit = crossed.point[rows], crossed.cells["t_max"].to_numpy(float)[rows]  # [E, n, J], [E, n]
+    point, limit = crossed.point[rows], crossed.cells["t_max"].to_numpy(float)[rows, None]  # [E, n, J], [E, n, 1]
     _all_reached(point[:, train], crossed.thresholds, tasks)
-    mean, medians, m = normalised(point, train)
+    mean, medians, unit = normalised(np.where(np.isinf(point), limit, point), train)
     drawn = np.moveaxis(crossed.draws[rows], 2, 3)  # [E, n, J, K]
-    mean_k, _, m_k = normalised(np.where(np.isinf(drawn), limit[:, :, None, None], drawn), train)
-
-    theta, theta_k, fits = [], [], []
-    for j, threshold in track(list(enumerate(crossed.thresholds)), len(crossed.thresholds), "fitting thresholds"):
-        best, loss, agree = fit(sigma[train], mean[train, j], form)
-        with np.errstate(all="ignore"):
-            theta_k.append([refine(best, sigma[train], y, form)[0] for y in mean_k[train, j].T])
+    draws, _, units = normalised(np.where(np.isinf(drawn), limit[..., None], drawn), train)
+    theta, thetas, losses, agree = [], [], [], []
+    for j in track(range(len(crossed.thresholds)), len(crossed.thresholds), "fitting thresholds"):
+        best, loss, share = fit(sigma[train], mean[train, j], form)
         theta.append(best)
-        fits.append({"threshold": threshold, **dict(zip("abc", best, strict=True)), "loss": loss, "agree": agree})
-    values, values_k = np.array(theta), np.array(theta_k)  # [J, 3], [J, K, 3]
-
-    house, house_k = form.d_min(values), form.d_min(values_k)
-    notes, data, kept = [NOTE], [], []
-    for j, threshold in enumerate(crossed.thresholds):
-        fine = np.isfinite(house_k[j]).all(axis=1)
-        if not np.isfinite(house[j]).all() or not fine.any():
-            a, b, c = values[j]
-            dropped.append(
-                (f"the law of J={threshold:g}", f"a={a:.3g}, b={b:.3g}, c={c:.3g} has no d_min above 0 (B8)")
-            )
-            continue
-        if not fine.all():
-            notes.append(f"J={threshold:g}: {1 - fine.mean():.0%} of the draws have no d_min above 0 and are left out")
-        draws = house_k[j][np.resize(np.flatnonzero(fine), len(fine))]  # a joint chain needs K of them
-        kept.append(draws * np.stack([m_k, np.ones_like(m_k), np.ones_like(m_k)], axis=1))
-        (d_min, beta, alpha), spans = house[j] * [m, 1, 1], [interval(kept[-1][:, i]) for i in range(3)]
-        if alpha < 0:
-            notes.append(f"J={threshold:g}: the fit says that more σ needs more data (B8)")
-        data.append(
-            {
-                "threshold": threshold, "d_min": d_min, "beta": beta, "alpha": alpha,
-                "ci95": dict(zip(("d_min", "beta", "alpha"), spans, strict=True)),
-                "loss": fits[j]["loss"], "starts_agree": fits[j]["agree"], "at_bound": [],
-                "points": [
-                    {"utd": u, "data": mean[i, j] * m, "data_ci95": interval(mean_k[i, j] * m_k),
-                     "reached": bool(np.isfinite(mean[i, j])), "held_out": not train[i]}
-                    for i, u in enumerate(utds)
-                ],
-                "scale": dict(zip(tasks, medians / m, strict=True)),
-            }
-        )  # fmt: skip
-    if not data:
-        raise Mistake("compat=qscaled: no threshold's fit has a d_min above 0, so there is no law; leave compat out")
-    grid = np.logspace(np.log10(sigma[train].min()), np.log10(sigma[train].max()), 100)
-    curves, curves_k = (form.value(np.moveaxis(t, -1, 0)[..., None], grid) for t in (values, values_k))
-    budget = cheapest(grid, curves * m, curves_k * m_k[:, None], batch, n_params, reference.delta, held)
-    points = [{"threshold": t} | p for t, p in zip(crossed.thresholds, budget.pop("points"), strict=True)]
-    result = {
-        "data": data,
-        "compute": {"n_params": n_params, "formula": "10·N·B(σ)·σ·D", "batch_size": batch.as_json()},
-        "budget": budget | {"points": points},
-        "holdout": _held_out(form, crossed.thresholds, utds, train, mean, mean_k, values, values_k, m, m_k),
-        "compat": {"name": name, "form": form.text, "M": m, "fits": fits},
-        "fit_utds": [u for u, used in zip(utds, train, strict=True) if used],
-        "extend": 1.0, "scatter": None, "drift": None, "thresholds": list(crossed.thresholds),
-        "dropped": [{"what": what, "reason": why} for what, why in dropped], "notes": batch.notes + notes,
-    }  # fmt: skip
-    arrays = {
-        "data": np.stack(kept),
-        "batch_slope": batch.slope_draws,
-        "batch_log_intercept": batch.log_intercept_draws,
-    }
-    return result, arrays
+        losses.append(loss)
+        agree.append(share)
+        with np.errstate(all="ignore"):
+            thetas.append([refine(best, sigma[train], y, form)[0] for y in draws[train, j].T])
+    fitted = Fitted(
+        form, crossed.thresholds, utds, sigma, train, mean, np.isfinite(point).all(axis=0), draws,
+        dict(zip(tasks, medians / unit, strict=True)), float(unit), units, np.array(theta), np.array(thetas),
+        np.array(losses), np.array(agree),
+    )  # fmt: skip
+    return fitted, dropped
 
 
 def _all_reached(point: Floats, thresholds: Floats, tasks: list[str]) -> None:
@@ -136,6 +114,42 @@ def _all_reached(point: Floats, thresholds: Floats, tasks: list[str]) -> None:
             f"compat=qscaled: {task} does not reach {thresholds[~reached][0]:g} at every σ, which leaves that code "
             f"without any fit; give reference.thresholds=[{have}], or leave compat out"
         )
+
+
+def data_rows(fitted: Fitted) -> tuple[list[dict[str, Any]], list[Floats], list[tuple[str, str]], list[str]]:
+    """laws.json's `data` with each row's draws [K, 3]; the thresholds whose fit has no d_min (B8); notes."""
+    values, draws = fitted.form.d_min(fitted.theta), fitted.form.d_min(fitted.thetas)
+    data, kept, dropped, notes = [], [], [], []
+    for j, threshold in enumerate(fitted.thresholds):
+        fine = np.flatnonzero(np.isfinite(draws[j]).all(axis=1))
+        if not np.isfinite(values[j]).all() or not len(fine):
+            a, b, c = fitted.theta[j]
+            reason = f"a={a:.3g}, b={b:.3g}, c={c:.3g} has no d_min above 0 (B8)"
+            dropped.append((f"the law of J={threshold:g}", reason))
+            continue
+        if len(fine) < len(fitted.units):
+            share = 1 - len(fine) / len(fitted.units)
+            notes.append(f"J={threshold:g}: {share:.0%} of the draws have no d_min above 0 and are left out")
+        at = np.resize(fine, len(fitted.units))  # a joint chain needs K draws
+        kept.append(np.column_stack([draws[j, at, 0] * fitted.units[at], draws[j, at, 1:]]))
+        (d_min, beta, alpha), spans = values[j] * [fitted.unit, 1, 1], [interval(column) for column in kept[-1].T]
+        if alpha < 0:
+            notes.append(f"J={threshold:g}: the fit says that more σ needs more data (B8)")
+        data.append(
+            {
+                "threshold": threshold, "d_min": d_min, "beta": beta, "alpha": alpha,
+                "ci95": dict(zip(("d_min", "beta", "alpha"), spans, strict=True)),
+                "loss": fitted.loss[j], "starts_agree": fitted.agree[j], "at_bound": [],
+                "points": [
+                    {"utd": u, "data": fitted.mean[i, j] * fitted.unit,
+                     "data_ci95": interval(fitted.draws[i, j] * fitted.units),
+                     "reached": bool(fitted.reached[i, j]), "held_out": bool(not fitted.train[i])}
+                    for i, u in enumerate(fitted.utds)
+                ],
+                "scale": fitted.scale,
+            }
+        )  # fmt: skip
+    return data, kept, dropped, notes
 
 
 def cheapest(
@@ -175,25 +189,59 @@ def cheapest(
     return {"delta": delta, **law, "points": points}
 
 
-def _held_out(
-    form: Form, thresholds: Floats, utds: list[str], train: Any, mean: Floats, mean_k: Floats, theta: Floats,
-    theta_k: Floats, m: Any, m_k: Floats,
-) -> list[dict[str, Any]]:  # fmt: skip
+def held_out(fitted: Fitted) -> list[dict[str, Any]]:
     """Predictions at the σ that no fit saw; the interval holds what the seeds do to the fit, and nothing else."""
-    rows: list[dict[str, Any]] = []
-    used = [float(Fraction(u)) for u, seen in zip(utds, train, strict=True) if seen]
-    for j, threshold in enumerate(thresholds):
-        for i in np.flatnonzero(~train):
-            sigma, observed = float(Fraction(utds[i])), mean[i, j] * m
-            predicted = float(form.value(theta[j], sigma) * m)
-            seen = bool(np.isfinite(observed))
+    rows = []
+    used = fitted.sigma[fitted.train]
+    for j, threshold in enumerate(fitted.thresholds):
+        for i in np.flatnonzero(~fitted.train):
+            sigma, observed, seen = fitted.sigma[i], fitted.mean[i, j] * fitted.unit, bool(fitted.reached[i, j])
+            predicted = float(fitted.form.value(fitted.theta[j], sigma) * fitted.unit)
             rows.append(
                 {
-                    "threshold": threshold, "utd": utds[i], "observed": observed if seen else None,
-                    "predicted": predicted, "interval95": interval(form.value(theta_k[j].T, sigma) * m_k),
+                    "threshold": threshold, "utd": fitted.utds[i], "observed": observed if seen else None,
+                    "predicted": predicted,
+                    "interval95": interval(fitted.form.value(fitted.thetas[j].T, sigma) * fitted.units),
                     "signed_error": predicted / observed - 1.0 if seen else None, "reached": seen,
-                    "at_least": None if seen else float(np.median(mean_k[i, j] * m_k)),
-                    "extrapolation": not min(used) <= sigma <= max(used),
+                    "at_least": None if seen else observed,
+                    "extrapolation": bool(not used.min() <= sigma <= used.max()),
                 }
             )  # fmt: skip
     return rows
+
+
+def parts(
+    name: str, crossed: Crossings, holdout: tuple[Fraction, ...], batch: BatchLaws, reference: Reference,
+    n_params: float, held: int, track: Track,
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:  # fmt: skip
+    """laws.json from `data` to `notes`, and the draws beside it. Raises Mistake where that code has nothing to say."""
+    fitted, dropped = fit_laws(name, crossed, holdout, track)
+    data, kept, more, notes = data_rows(fitted)
+    if not data:
+        raise Mistake("compat=qscaled: no threshold's fit has a d_min above 0, so there is no law; leave compat out")
+    seen = fitted.sigma[fitted.train]
+    grid = np.logspace(np.log10(seen.min()), np.log10(seen.max()), 100)
+    curve, curves = (fitted.form.value(np.moveaxis(t, -1, 0)[..., None], grid) for t in (fitted.theta, fitted.thetas))
+    budget = cheapest(grid, curve * fitted.unit, curves * fitted.units[:, None], batch, n_params, reference.delta, held)
+    points = [{"threshold": t} | p for t, p in zip(fitted.thresholds, budget.pop("points"), strict=True)]
+    fits = [
+        {"threshold": t, **dict(zip("abc", theta, strict=True)), "loss": loss}
+        for t, theta, loss in zip(fitted.thresholds, fitted.theta, fitted.loss, strict=True)
+    ]
+    result = {
+        "data": data,
+        "compute": {"n_params": n_params, "formula": "10·N·B(σ)·σ·D", "batch_size": batch.as_json()},
+        "budget": budget | {"points": points},
+        "holdout": held_out(fitted),
+        "compat": {"name": name, "form": fitted.form.text, "M": fitted.unit, "fits": fits},
+        "fit_utds": [u for u, used in zip(fitted.utds, fitted.train, strict=True) if used],
+        "extend": 1.0, "scatter": None, "drift": None, "thresholds": list(fitted.thresholds),
+        "dropped": [{"what": what, "reason": why} for what, why in dropped + more],
+        "notes": [NOTE, *batch.notes, *notes],
+    }  # fmt: skip
+    arrays = {
+        "data": np.stack(kept),
+        "batch_slope": batch.slope_draws,
+        "batch_log_intercept": batch.log_intercept_draws,
+    }
+    return result, arrays

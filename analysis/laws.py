@@ -25,7 +25,7 @@ from analysis.records import Select, Study, common_spec, load
 from analysis.uncertainty import Bootstrap, interval
 from rlscale.door import door
 from rlscale.store import study_root
-from rlscale.typed import typed
+from rlscale.typed import Mistake, typed
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def main(cfg: DictConfig) -> None:
     laws = fit_laws(crossed, config.holdout, bootstrap, show.tracked)
     drawn = folder / "hparams_draws.npz"
     batch = batch_laws(crossed, fitted, config.variant, drawn if drawn.exists() else None, bootstrap.draws)
-    n_params = reference.n_params or float(study.runs.groupby("task")["n_params"].mean().mean())
+    n_params = critic_size(reference, study)
     sigmas = [float(Fraction(u)) for u in laws.fit_utds]
     ends = min(sigmas) / config.extend, max(sigmas) * config.extend
 
@@ -112,6 +112,17 @@ def main(cfg: DictConfig) -> None:
     show.say(f"\nwritten: {folder / 'laws.json'}")
 
 
+def critic_size(reference: Reference, study: Study) -> float:
+    """N of eq 4.2: as the reference says, else the mean over tasks of what the records measured. Raises Mistake."""
+    measured = float(study.runs.groupby("task")["n_params"].mean().mean())
+    if reference.n_params is None and not np.isfinite(measured):
+        raise Mistake(
+            "reference.n_params is not set and the records of these runs do not tell the critic's size: "
+            "give reference.n_params=… (the paper has 4.92e6 for DMC and 1.5e5 for Gym)"
+        )
+    return reference.n_params or measured
+
+
 def as_public_code(
     config: Config, study: Study, reference: Reference, fitted: Mapping[str, Any] | None, bootstrap: Bootstrap,
     folder: Path,
@@ -126,7 +137,7 @@ def as_public_code(
     batch = compat_qscaled_laws.batch_law(
         crossed, fitted, config.variant, drawn if drawn.exists() else None, bootstrap.draws
     )
-    n_params = reference.n_params or float(study.runs.groupby("task")["n_params"].mean().mean())
+    n_params = critic_size(reference, study)
     parts, arrays = compat_qscaled_laws.parts(
         config.compat, crossed, config.holdout, batch, reference, n_params, config.holdout_budgets, show.tracked
     )
