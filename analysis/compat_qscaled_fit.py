@@ -61,11 +61,11 @@ class Form:
     steps: int
 
     def d_min(self, theta: Floats) -> Floats:
-        """[..., 3] → [..., 3]; NaN where c ≤ 0 or a = 0: such a fit has no lower limit of data above 0."""
+        """[..., 3] → [..., 3]; NaN where a ≤ 0 or c ≤ 0: such a fit does not fall towards a limit above 0."""
         a, b, c = np.moveaxis(np.asarray(theta, dtype=float), -1, 0)
         with np.errstate(all="ignore"):
             beta = b if self.value is paper_value else (b + TINY) * c ** (-1.0 / a)
-        fine = (c > 0) & (a != 0) & np.isfinite(beta) & (beta > 0)
+        fine = (c > 0) & (a > 0) & np.isfinite(beta) & (beta > 0)
         return np.where(fine[..., None], np.stack([c, beta, a], axis=-1), np.nan)
 
 

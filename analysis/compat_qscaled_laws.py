@@ -124,17 +124,15 @@ def data_rows(fitted: Fitted) -> tuple[list[dict[str, Any]], list[Floats], list[
         fine = np.flatnonzero(np.isfinite(draws[j]).all(axis=1))
         if not np.isfinite(values[j]).all() or not len(fine):
             a, b, c = fitted.theta[j]
-            reason = f"a={a:.3g}, b={b:.3g}, c={c:.3g} has no d_min above 0 (B8)"
+            reason = f"a={a:.3g}, b={b:.3g}, c={c:.3g} does not fall to a d_min above 0 (B8)"
             dropped.append((f"the law of J={threshold:g}", reason))
             continue
         if len(fine) < len(fitted.units):
             share = 1 - len(fine) / len(fitted.units)
-            notes.append(f"J={threshold:g}: {share:.0%} of the draws have no d_min above 0 and are left out")
+            notes.append(f"J={threshold:g}: {share:.0%} of the draws do not fall to a d_min above 0 and are left out")
         at = np.resize(fine, len(fitted.units))  # a joint chain needs K draws
         kept.append(np.column_stack([draws[j, at, 0] * fitted.units[at], draws[j, at, 1:]]))
         (d_min, beta, alpha), spans = values[j] * [fitted.unit, 1, 1], [interval(column) for column in kept[-1].T]
-        if alpha < 0:
-            notes.append(f"J={threshold:g}: the fit says that more σ needs more data (B8)")
         data.append(
             {
                 "threshold": threshold, "d_min": d_min, "beta": beta, "alpha": alpha,
@@ -218,7 +216,9 @@ def parts(
     fitted, dropped = fit_laws(name, crossed, holdout, track)
     data, kept, more, notes = data_rows(fitted)
     if not data:
-        raise Mistake("compat=qscaled: no threshold's fit has a d_min above 0, so there is no law; leave compat out")
+        raise Mistake(
+            "compat=qscaled: no threshold's fit falls to a d_min above 0, so there is no law; leave compat out"
+        )
     seen = fitted.sigma[fitted.train]
     grid = np.logspace(np.log10(seen.min()), np.log10(seen.max()), 100)
     curve, curves = (fitted.form.value(np.moveaxis(t, -1, 0)[..., None], grid) for t in (fitted.theta, fitted.thetas))
