@@ -88,7 +88,7 @@ ROOMS = [
     Room("analysis/report.py", (*THINKING, *HYDRA, "rich", "matplotlib", "rlscale.door")),
     *(
         Room(f"analysis/{door}.py", (*THINKING, *HYDRA, "rich", "rlscale.door"))
-        for door in ("ingest", "hparams", "laws", "plan")
+        for door in ("ingest", "export", "hparams", "laws", "plan")
     ),
     Room("analysis/show.py", (*THINKING, "rich")),  # what the doors print
     Room("analysis/*.py", THINKING),
