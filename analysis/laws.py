@@ -64,9 +64,9 @@ def main(cfg: DictConfig) -> None:
     study = load(root, select)
     spec = common_spec(study)
     reference = reference_of(config.reference, spec["benchmark"]["name"])
-    fitted = json.loads((folder / "hparams.json").read_text()) if (folder / "hparams.json").exists() else None
     if config.compat is not None:
-        return as_public_code(config, study, reference, fitted, bootstrap, folder)
+        return as_public_code(config, study, reference, bootstrap, folder)
+    fitted = json.loads((folder / "hparams.json").read_text()) if (folder / "hparams.json").exists() else None
     crossed = crossings(study, reference, config.metric, bootstrap, show.tracked)
     crossed, dropped = one_per_cell(crossed, fitted, config.variant, config.name)
     laws = fit_laws(crossed, config.holdout, bootstrap, show.tracked)
@@ -123,12 +123,10 @@ def critic_size(reference: Reference, study: Study) -> float:
     return reference.n_params or measured
 
 
-def as_public_code(
-    config: Config, study: Study, reference: Reference, fitted: Mapping[str, Any] | None, bootstrap: Bootstrap,
-    folder: Path,
-) -> None:  # fmt: skip
+def as_public_code(config: Config, study: Study, reference: Reference, bootstrap: Bootstrap, folder: Path) -> None:
     """compat=qscaled: the public code's choices from the rows on, written into the same files."""
     assert config.compat is not None
+    fitted = json.loads((folder / "hparams.json").read_text()) if (folder / "hparams.json").exists() else None
     if config.resets is not None:
         study = compat_qscaled_rows.without_resets(study, config.metric, config.resets)
     crossed = crossings(study, reference, config.metric, bootstrap, show.tracked)
