@@ -9,6 +9,7 @@ cannot be had back: its bootstrap is unseeded, and ties between settings go to w
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from math import exp, log
 
@@ -18,13 +19,22 @@ import pandas as pd
 from analysis.best import OTHER, Best, threshold_index
 from analysis.curves import Crossings
 from analysis.fits import PowerLaws, levels, shared_slope
-from analysis.uncertainty import interval
+from analysis.uncertainty import Bootstrap, Floats, interval
 from rlscale.typed import Mistake
 
 NOTE = (
     "compat=qscaled: the choices of the public code, for reproducing its numbers; intervals hold the seeds alone, and "
     "its bootstrap was unseeded, so its own numbers differ from these by chance"
 )
+
+
+@dataclass(frozen=True)
+class Resamples(Bootstrap):
+    """Plain resamples of the seeds with replacement: whatever else is done about few seeds is not done here."""
+
+    def weights(self, seeds: int, name: str) -> Floats:
+        """Weights of the seeds in each draw: [K, S], each row sums to 1."""
+        return self.stream(name).multinomial(seeds, np.full(seeds, 1.0 / seeds), size=self.draws) / seeds
 
 
 def best(crossings: Crossings, quantity: str, threshold: str | float) -> Best:

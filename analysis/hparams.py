@@ -71,7 +71,7 @@ class Fit:
 
 def fit(study: Study, reference: Reference, config: Config, track: Track) -> Fit:
     """Crossings → best values → laws, one joint bootstrap all the way."""
-    bootstrap = typed(Bootstrap, config.bootstrap, "bootstrap")
+    bootstrap = typed(compat_qscaled.Resamples if config.compat else Bootstrap, config.bootstrap, "bootstrap")
     crossed = crossings(study, reference, config.metric, bootstrap, track)
     found, laws, notes = {}, {}, [compat_qscaled.NOTE] if config.compat else []
     for quantity in QUANTITIES:

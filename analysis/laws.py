@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from omegaconf import DictConfig
 
-from analysis import compat_qscaled_laws, compat_qscaled_rows, emit, show
+from analysis import compat_qscaled, compat_qscaled_laws, compat_qscaled_rows, emit, show
 from analysis.batch import BatchLaws, batch_laws, one_per_cell
 from analysis.budget import Frontier, budget_law, optima_draws
 from analysis.curves import Reference, crossings
@@ -126,6 +126,7 @@ def critic_size(reference: Reference, study: Study) -> float:
 def as_public_code(config: Config, study: Study, reference: Reference, bootstrap: Bootstrap, folder: Path) -> None:
     """compat=qscaled: the public code's choices from the rows on, written into the same files."""
     assert config.compat is not None
+    bootstrap = compat_qscaled.Resamples(bootstrap.draws, bootstrap.seed)
     fitted = json.loads((folder / "hparams.json").read_text()) if (folder / "hparams.json").exists() else None
     if config.resets is not None:
         study = compat_qscaled_rows.without_resets(study, config.metric, config.resets)
