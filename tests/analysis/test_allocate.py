@@ -136,8 +136,7 @@ def test_the_best_in_a_box(of: Allocator, delta: float, log_sigma: float, log_n:
 @given(st.just(0.0) | st.floats(1e-6, 50), st.floats(0.1, 5), st.floats(-50, 50), st.floats(-500, 500))
 def test_the_root(slope: float, weight: float, log_h: float, level: float) -> None:
     root = rightmost_root(slope, weight, log_h, level)
-    if slope == 0 and level <= weight * log_h:
-        assert root is None
-    elif slope > 0:
-        assert root is not None
+    if root is None:
+        assert slope == 0 and level <= weight * log_h  # where the left side only falls towards weight·log_h
+    else:
         assert slope * root + weight * np.logaddexp(root, log_h) == pytest.approx(level, abs=1e-9, rel=1e-9)
