@@ -77,7 +77,7 @@ def _executor(name: str, point: Point, pack: int) -> Maker:
             jax.block_until_ready(executor.carries)
 
         work(WARMUP + 1)
-        _, metrics = executor.read()
+        *_, metrics = executor.read()
         if not all(np.isfinite(values).all() for values in metrics.values()) or not metrics["critic_loss"].all():
             raise RuntimeError(f"{name} at {point}: no update was made, or one that is not finite: {metrics}")
         return Work(work, call)
