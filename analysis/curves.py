@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,11 +11,13 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import isotonic_regression
 
+from analysis.crossing import first_reached
 from analysis.records import Study
 from analysis.uncertainty import Bootstrap, Floats
 from rlscale.typed import Mistake
 
 CELL = ["task", "utd", "sigma", "batch_size", "learning_rate"]  # what the seeds of one configuration share
+LEAST_SHARED = 0.9  # of the rarest seed's steps: below that the seeds do not log at the same steps
 Track = Callable[[Iterable[Any], int, str], Iterable[Any]]  # (items, how many, label) → the same items, shown passing
 
 
@@ -115,65 +118,116 @@ def first_crossings(steps: Floats, rising: Floats, thresholds: Floats) -> Floats
 
 
 def join_seeds(seeds: list[tuple[Floats, Floats, bool]]) -> Curve:
-    """Seeds [(steps, values, diverged)] → the curve on the steps where every seed has a value.
+    """Seeds [(steps, values, diverged)] → the curve on steps where every seed has a value.
 
-    Rows without a finite value are skipped for that seed. A seed that diverged is held at its last finite value from
-    then on: what it had reached stays counted and nothing is invented after it, so crossings before the divergence
-    are as measured, and higher levels are only reached if the other seeds make up for it. (Setting it to the floor
-    instead would, through the isotonic pooling, also undo crossings that came before.)
+    Rows without a finite value are skipped, steps may come in any order, and several rows at one step count as their
+    mean. Seeds logged at the same steps are joined on those; where they are not (each logs at the end of its own
+    episodes), they are read off by straight lines on the steps of the seed that logged most rarely. The curve ends
+    where the shortest seed ends. A seed that diverged is held at its last finite value from then on: what it had
+    reached stays counted and nothing is invented after it, so crossings before the divergence are as measured, and
+    higher levels are only reached if the other seeds make up for it. (Setting it to the floor instead would, through
+    the isotonic pooling, also undo crossings that came before.)
     """
-    clean = [(s[np.isfinite(v)], v[np.isfinite(v)], diverged) for s, v, diverged in seeds]
-    living = [s for s, _, diverged in clean if not diverged] or [max((s for s, _, _ in clean), key=lambda s: s.size)]
+    clean = [(*_one_row_a_step(s, v), diverged) for s, v, diverged in seeds]
+    living = [s for s, _, diverged in clean if not diverged and s.size]
+    living = living or [max((s for s, _, _ in clean), key=lambda s: s.size)]
     common = living[0]
     for steps in living[1:]:
-        common = np.intersect1d(common, steps)
+        common = common if np.array_equal(common, steps) else np.intersect1d(common, steps)
+    low, high = max((s[0] for s in living if s.size), default=0.0), min((s[-1] for s in living if s.size), default=-1.0)
+    shared = [s[(s >= low) & (s <= high)] for s in living]
+    rarest = min(shared, key=lambda s: s.size)
+    if common.size < LEAST_SHARED * rarest.size:
+        common = rarest
     columns = []
     for steps, values, diverged in clean:
-        if diverged and steps.size:
-            at = np.searchsorted(steps, common, side="right") - 1
-            columns.append(np.where(at >= 0, values[np.maximum(at, 0)], values[0]))
-        elif steps.size:
-            columns.append(values[np.searchsorted(steps, common)])
+        if steps.size:
+            columns.append(_held(steps, values, common) if diverged else np.interp(common, steps, values))
     if not columns or common.size == 0:
         return Curve(np.empty(0), np.empty((0, len(columns))))
     return Curve(common.astype(float), np.stack(columns, axis=1))
 
 
-def crossings(study: Study, reference: Reference, metric: str, bootstrap: Bootstrap, track: Track) -> Crossings:
-    """D_J for every configuration of the study, at every threshold, with its bootstrap draws (METHOD A1)."""
+def _one_row_a_step(steps: Floats, values: Floats) -> tuple[Floats, Floats]:
+    """The finite rows in rising order of step, rows of one step averaged."""
+    finite = np.isfinite(values) & np.isfinite(steps)
+    steps, values = steps[finite], values[finite]
+    if steps.size < 2 or bool((np.diff(steps) > 0).all()):
+        return steps, values
+    unique, where, count = np.unique(steps, return_inverse=True, return_counts=True)
+    return unique, np.bincount(where, weights=values) / count
+
+
+def _held(steps: Floats, values: Floats, at: Floats) -> Floats:
+    """The last value at or before each step of `at`."""
+    index = np.searchsorted(steps, at, side="right") - 1
+    return np.asarray(np.where(index >= 0, values[np.maximum(index, 0)], values[0]))
+
+
+def crossings(
+    study: Study, reference: Reference, metric: str, bootstrap: Bootstrap, track: Track, interpolate: bool = False
+) -> Crossings:
+    """D_J for every configuration of the study, at every threshold, with its bootstrap draws (METHOD A1).
+
+    With `interpolate` a crossing may lie between two logging points; without, it is the first logged step at which the
+    level is reached (the papers'), half a logging interval late on average.
+    """
     thresholds = np.asarray(reference.thresholds, dtype=float)
-    by_run = {run_id: part for run_id, part in study.curves.groupby("run_id", sort=False)}
-    groups = list(study.runs.groupby(CELL, sort=True))
-    rows, points, draws, curves, dropped = [], [], [], [], []
-    for key, members in track(groups, len(groups), "resampling seeds"):
-        seeds = []
-        for run in members.sort_values(["seed", "run_id"]).itertuples():
-            part = by_run.get(run.run_id, study.curves.iloc[:0])
-            value = reference.normalise(part[metric].to_numpy(dtype=float), str(run.task))
-            if not np.isfinite(value).any() and run.status == "diverged":
-                seeds.append((np.zeros(1), np.zeros(1), True))  # it counts, at the floor: leaving it out would flatter
-                continue
-            if not np.isfinite(value).any():
-                dropped.append((str(run.run_id), f"{metric} is empty in every row of curve.csv"))
-                continue
-            seeds.append((part["env_step"].to_numpy(dtype=float), value, run.status == "diverged"))
-        curve = join_seeds(seeds) if seeds else None
-        if curve is None or curve.steps.size < 2:
-            if seeds:
-                reason = f"its seeds share fewer than two steps with a {metric}"
-                dropped += [(str(run_id), reason) for run_id in members["run_id"]]
-            continue
-        name = cell_name(dict(zip(CELL, key, strict=True)))
-        means = bootstrap.resample(curve.values, name)  # [T, K]
-        rising = [isotonic(curve.steps, means[:, k]) for k in range(means.shape[1])]
-        points.append(first_crossings(curve.steps, isotonic(curve.steps, curve.mean), thresholds))
-        draws.append(np.stack([first_crossings(curve.steps, r, thresholds) for r in rising]))
-        counts = {"n_seeds": curve.values.shape[1], "n_diverged": sum(d for *_, d in seeds), "t_max": curve.steps[-1]}
-        rows.append(dict(zip(CELL, key, strict=True)) | counts)
-        curves.append(curve)
-    if not rows:
+    cells, dropped = _join_cells(study, reference, metric)
+    if not cells:
         raise Mistake(f"metric={metric}: no selected run has a value of it; choose metric=train_return or eval_return")
-    return Crossings(pd.DataFrame(rows), thresholds, np.stack(points), np.stack(draws), curves, dropped)
+
+    def reached(cell: tuple[dict[str, Any], Curve]) -> tuple[Floats, Floats]:
+        row, curve = cell
+        weights = bootstrap.weights(row["n_seeds"], cell_name(row))
+        one = np.ones((1, row["n_seeds"]))
+        point = first_reached(curve.steps, curve.values, one, thresholds, interpolate)[0]
+        return point, first_reached(curve.steps, curve.values, weights, thresholds, interpolate)
+
+    with ThreadPoolExecutor() as pool:  # numpy lets go of the interpreter's lock where the time is spent
+        found = list(track(pool.map(reached, cells), len(cells), "resampling seeds"))
+    points, draws = (np.stack(part) for part in zip(*found, strict=True))
+    return Crossings(pd.DataFrame([row for row, _ in cells]), thresholds, points, draws, [c for _, c in cells], dropped)
+
+
+def _join_cells(
+    study: Study, reference: Reference, metric: str
+) -> tuple[list[tuple[dict[str, Any], Curve]], list[tuple[str, str]]]:
+    """Each configuration's row of `Crossings.cells` with its curve, and what was left out. Tables are read once, as
+    arrays: a look-up in a table for every run takes longer than the statistics."""
+    ids, steps = study.curves["run_id"].to_numpy(), study.curves["env_step"].to_numpy(dtype=float)
+    raw = study.curves[metric].to_numpy(dtype=float)
+    starts = np.flatnonzero(np.append(True, ids[1:] != ids[:-1])) if len(ids) else np.empty(0, dtype=int)
+    rows_of = {ids[a]: slice(a, b) for a, b in zip(starts, np.append(starts[1:], len(ids)), strict=True)}
+    runs = study.runs.sort_values([*CELL, "seed", "run_id"], ignore_index=True)
+    group = runs.groupby(CELL, sort=False).ngroup().to_numpy()
+    columns = {name: runs[name].tolist() for name in (*CELL, "run_id", "status")}
+    cells, dropped = [], []
+    for first, last in zip(
+        *(np.searchsorted(group, np.arange(group[-1] + 1), side=s) for s in ("left", "right")), strict=True
+    ):
+        row = {name: columns[name][first] for name in CELL}
+        seeds = []
+        for i in range(first, last):
+            run_id, diverged = columns["run_id"][i], columns["status"][i] == "diverged"
+            part = rows_of.get(run_id, slice(0, 0))
+            value = reference.normalise(raw[part], row["task"])
+            if np.isfinite(value).any():
+                seeds.append((steps[part], value, diverged))
+            elif diverged:
+                seeds.append((np.zeros(1), np.zeros(1), True))  # it counts, at the floor: leaving it out would flatter
+            else:
+                dropped.append((str(run_id), f"{metric} is empty in every row of curve.csv"))
+        if not seeds:
+            continue
+        curve = join_seeds(seeds)
+        if curve.steps.size < 2:
+            reason = f"its seeds share fewer than two steps with a {metric}"
+            dropped += [(str(run_id), reason) for run_id in columns["run_id"][first:last]]
+            continue
+        counts = {"n_seeds": curve.values.shape[1], "n_diverged": sum(d for *_, d in seeds), "t_max": curve.steps[-1]}
+        cells.append((row | counts, curve))
+    return cells, dropped
 
 
 def cell_name(cell: Mapping[str, Any]) -> str:

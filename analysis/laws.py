@@ -6,7 +6,7 @@ python -m analysis.laws name=gym-r1 select.hparams=fitted/gym-r1
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -19,10 +19,12 @@ from analysis import compat_qscaled, compat_qscaled_laws, compat_qscaled_rows, e
 from analysis.batch import BatchLaws, batch_laws, one_per_cell
 from analysis.budget import Frontier, budget_law, optima_draws
 from analysis.curves import Reference, crossings
-from analysis.data import Laws, Level, fit_laws, predictions
+from analysis.data import Laws, fit_laws, predictions
+from analysis.holdout import held_out
 from analysis.hparams import provenance, read, reference_of, typed_command
+from analysis.per_task import per_task
 from analysis.records import Select, Study, common_spec, load
-from analysis.uncertainty import Bootstrap, interval
+from analysis.uncertainty import Bootstrap, Floats, interval
 from rlscale.door import door
 from rlscale.store import study_root
 from rlscale.typed import Mistake, typed
@@ -37,8 +39,11 @@ class Config:
     reference: Mapping[str, Any]
     variant: Literal["shared", "separate", "baseline"]
     metric: Literal["train_return", "eval_return"]
+    law: str
+    average: Literal["geometric", "arithmetic"]
+    interpolate: bool
     bootstrap: Mapping[str, Any]
-    holdout: tuple[Fraction, ...]
+    holdout: Any
     holdout_budgets: int
     extend: float
     compat: Literal["qscaled", "qscaled-5afa89e"] | None
@@ -67,39 +72,47 @@ def main(cfg: DictConfig) -> None:
     if config.compat is not None:
         return as_public_code(config, study, reference, bootstrap, folder)
     fitted = json.loads((folder / "hparams.json").read_text()) if (folder / "hparams.json").exists() else None
-    crossed = crossings(study, reference, config.metric, bootstrap, show.tracked)
+    crossed = crossings(study, reference, config.metric, bootstrap, show.tracked, config.interpolate)
     crossed, dropped = one_per_cell(crossed, fitted, config.variant, config.name)
-    laws = fit_laws(crossed, config.holdout, bootstrap, show.tracked)
+    holdout = held_out(config.holdout, crossed)
+    laws = fit_laws(crossed, holdout, bootstrap, show.tracked, config.law, config.average)
+    tasks, alone = per_task(crossed, laws.fit_utds)
     drawn = folder / "hparams_draws.npz"
     batch = batch_laws(crossed, fitted, config.variant, drawn if drawn.exists() else None, bootstrap.draws)
     n_params = critic_size(reference, study)
     sigmas = [float(Fraction(u)) for u in laws.fit_utds]
     ends = min(sigmas) / config.extend, max(sigmas) * config.extend
 
-    dropped = [(str(r), str(why)) for r, why in study.dropped.itertuples(index=False)] + crossed.dropped + dropped
+    dropped = (
+        [(str(r), str(why)) for r, why in study.dropped.itertuples(index=False)] + crossed.dropped + dropped + alone
+    )
     frontiers = [Frontier(level.law, batch.mean, n_params, *ends) for level in laws.levels]
-    budget, notes = budget_part(laws, frontiers, batch, reference, config.holdout_budgets)
+    budget, notes = budget_part(laws, frontiers, batch, reference, config.holdout_budgets, bootstrap)
     result = {
         "schema": 1,
         "name": config.name,
         "provenance": provenance(
             typed_command("laws", config.name, select.as_overrides()), study, config.select, reference
         )
-        | {"metric": config.metric, "variant": config.variant, "bootstrap": dict(config.bootstrap), "spec": spec},
-        "data": [_data_row(level, config.holdout) for level in laws.levels],
+        | {"metric": config.metric, "variant": config.variant, "bootstrap": dict(config.bootstrap), "spec": spec}
+        | {"law": config.law, "average": config.average, "interpolate": config.interpolate},
+        "data": [_data_row(laws, j, holdout) for j in range(len(laws.levels))],
         "compute": {"n_params": n_params, "formula": "10·N·B(σ)·σ·D", "batch_size": batch.as_json()},
         "budget": budget,
-        "holdout": predictions(laws, config.holdout, bootstrap),
+        "holdout": predictions(laws, holdout, bootstrap),
+        "tasks": tasks,
         "fit_utds": laws.fit_utds,
         "extend": config.extend,
         "scatter": laws.scatter,
         "drift": laws.drift,
+        "left_out_error": laws.errors,
         "thresholds": list(reference.thresholds),
         "dropped": [{"what": what, "reason": why} for what, why in dropped + laws.dropped],
         "notes": batch.notes + laws.notes + notes,
     }
     arrays = {
-        "data": np.stack([level.draws for level in laws.levels]),
+        **laws.draws.arrays(),
+        "data": np.stack([level.shifted_draws for level in laws.levels]),
         "batch_slope": batch.slope_draws,
         "batch_log_intercept": batch.log_intercept_draws,
     }
@@ -138,7 +151,14 @@ def as_public_code(config: Config, study: Study, reference: Reference, bootstrap
     )
     n_params = critic_size(reference, study)
     parts, arrays = compat_qscaled_laws.parts(
-        config.compat, crossed, config.holdout, batch, reference, n_params, config.holdout_budgets, show.tracked
+        config.compat,
+        crossed,
+        held_out(config.holdout, crossed),
+        batch,
+        reference,
+        n_params,
+        config.holdout_budgets,
+        show.tracked,
     )
     dropped = [(str(r), str(why)) for r, why in study.dropped.itertuples(index=False)] + crossed.dropped + dropped
     select = typed(Select, config.select, "select")
@@ -160,9 +180,13 @@ def as_public_code(config: Config, study: Study, reference: Reference, bootstrap
 
 
 def budget_part(
-    laws: Laws, frontiers: list[Frontier], batch: BatchLaws, reference: Reference, held: int
+    laws: Laws, frontiers: list[Frontier], batch: BatchLaws, reference: Reference, held: int, bootstrap: Bootstrap
 ) -> tuple[dict[str, Any], list[str]]:
-    """laws.json's `budget`: the cheapest σ of each threshold, and σ*(F) through all but the `held` highest (4.5)."""
+    """laws.json's `budget`: the cheapest σ of each threshold, and σ*(F) through all but the `held` highest (4.5).
+
+    Where D bends between two σ that were run cannot be told from them: a cheapest σ is known no better than their
+    distance, and draws that vary less than a uniform error of that width are given the variance that is missing.
+    """
     delta, count = reference.delta, len(laws.levels)
     optima = [f.cheapest(delta) for f in frontiers]
     budgets = np.array([p.compute + delta * p.data for p in optima])
@@ -171,11 +195,16 @@ def budget_part(
     ends = frontier.low, frontier.high
     draws = np.stack(
         [
-            optima_draws(v.draws, batch.log_intercept_draws, batch.slope_draws, frontier.n_params, delta, ends)
-            for v in laws.levels
+            optima_draws(_of(laws, j), batch.log_intercept_draws, batch.slope_draws, frontier.n_params, delta, ends)
+            for j in range(count)
         ],
         axis=1,
     )  # [K, J, 2]
+    fitted = np.log([float(Fraction(u)) for u in laws.fit_utds])
+    step = (fitted.max() - fitted.min()) / (len(fitted) - 1)
+    missing = np.sqrt(np.maximum(0.0, step**2 / 12 - np.log(draws[..., 0]).var(axis=0)))  # [J]
+    shift = missing * bootstrap.stream("cheapest").standard_normal((len(draws), 1))  # one a draw, for all thresholds
+    draws[..., 0] = np.clip(draws[..., 0] * np.exp(shift), *ends)
     used = max(2, count - held)
     coefficient = exponent = float("nan")
     spans: dict[str, Any] = {"coefficient_ci95": None, "exponent_ci95": None}
@@ -209,18 +238,27 @@ def budget_part(
     return {"delta": delta, "coefficient": coefficient, "exponent": exponent, **spans, "points": points}, notes
 
 
-def _data_row(level: Level, holdout: tuple[Fraction, ...]) -> dict[str, Any]:
-    law, points = level.law, level.points
+def _of(laws: Laws, j: int) -> Callable[[Floats], Floats]:
+    """Threshold j's ln D in each draw."""
+    return lambda x: laws.draws.log_data(j, x)
+
+
+def _data_row(laws: Laws, j: int, holdout: tuple[Fraction, ...]) -> dict[str, Any]:
+    level = laws.levels[j]
+    points = level.points
     names = ("d_min", "beta", "alpha")
+    drawn = np.exp(laws.draws.log_data(j, np.log(points.sigma)))  # [K, n]
     return {
         "threshold": points.threshold,
-        "d_min": law.d_min, "beta": law.beta, "alpha": law.alpha,
-        "ci95": {name: interval(level.draws[:, i]) for i, name in enumerate(names)},
-        "loss": law.loss, "starts_agree": law.agree, "at_bound": list(law.at_bound),
+        **dict(zip(names, level.shifted, strict=True)),
+        "ci95": {name: interval(level.shifted_draws[:, i]) for i, name in enumerate(names)},
+        "loss": laws.loss, "starts_agree": laws.agree, "at_bound": list(level.at_bound),
+        "members": level.law.as_json(),
         "points": [
             {
                 "utd": utd, "data": points.data[i], "data_ci95": interval(points.draws[:, i]),
                 "reached": not points.censored[i], "held_out": Fraction(utd) in holdout,
+                "law": float(level.law(points.sigma[i])), "law_ci95": interval(drawn[:, i]),
             }
             for i, utd in enumerate(points.utd)
         ],
@@ -236,7 +274,16 @@ def print_laws(result: Mapping[str, Any]) -> None:
         for d in result["data"]
     ]  # fmt: skip
     columns = ["J", "d_min", "95 %", "beta", "95 %", "alpha", "95 %", "σ that reached it"]
-    show.table("data law: D(σ) = d_min · (1 + (beta/σ)^alpha), env steps of the average task", columns, rows)
+    show.table(
+        "the paper's data law: D(σ) = d_min · (1 + (beta/σ)^alpha), env steps of the average task", columns, rows
+    )
+    members = result["data"][0].get("members", [])  # compat has the paper's law alone
+    if members:
+        show.say("\nused for predictions and budgets: ln D(σ) as the weighted mean of")
+    for member in members:
+        error = result["left_out_error"][member["law"]]
+        told = f"; wrong by {error:.2f} in ln D per unit of ln σ at the largest fitted σ, left out" if error else ""
+        show.say(f"  {member['weight']:.2f} {member['law']}, D = {member['formula']}{told}")
     compute, budget = result["compute"], result["budget"]
     show.say(f"\ncompute law: C = {compute['formula']} FLOPs with N = {show.number(float(compute['n_params']))}")
     rows = [

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from scipy.optimize import least_squares, nnls
 from scipy.special import expit
 
-from analysis.fits import ALPHA, FEWEST_LEVELS, REACH
+from analysis.fits import FEWEST_LEVELS
+from analysis.forms import ALPHA, REACH
 from analysis.size_laws import SizeBatchLaw, SizeDataLaw
 from analysis.uncertainty import Floats
 from rlscale.typed import Mistake
