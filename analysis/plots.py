@@ -17,6 +17,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from analysis.blend import Blend, Draws
 from analysis.budget import Frontier, pareto
 from analysis.curves import Crossings, isotonic
+from rlscale.hparams import read_law
 
 STYLE: Any = {
     "font.size": 9.5, "axes.titlesize": 10.5, "axes.titleweight": "bold", "axes.spines.top": False,
@@ -95,13 +96,15 @@ def best_values(hparams: Mapping[str, Any]) -> Figure:
                 line = np.geomspace(sigma.min() / 1.25, sigma.max() * 1.25, 50)
                 shared, separate = (hparams["laws"][v][quantity] for v in ("shared", "separate"))
                 if task in shared["intercept"]:
-                    ax.plot(line, shared["intercept"][task] * line ** shared["exponent"], color=colour, label=task)
-                    apart = separate["intercept"][task] * line ** separate["exponent"][task]
+                    fitted = [read_law(law) for law in (shared, separate)]
+                    together, apart = (np.array([law(s, task) for s in line]) for law in fitted)
+                    ax.plot(line, together, color=colour, label=task)
                     ax.plot(line, apart, color=colour, linewidth=1, linestyle=(0, (4, 3)), alpha=0.8)
             law = hparams["laws"]["shared"][quantity]
             low, high = law["exponent_ci95"]
             ax.set(xscale="log", yscale="log", xlabel="σ, updates per env step", ylabel=label)
-            ax.set_title(f"{label.split()[-1]} ∝ σ{_raised(law['exponent'])}   95 % [{low:.2f}, {high:.2f}]")
+            rest = " − offset" if "offset" in law else ""
+            ax.set_title(f"{label.split()[-1]}{rest} ∝ σ{_raised(law['exponent'])}   95 % [{low:.2f}, {high:.2f}]")
             _sigma_ticks(ax, [r["utd"] for r in rows])
             _plain_ticks(ax, "y")
         handles, names = axes[0].get_legend_handles_labels()

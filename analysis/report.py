@@ -82,7 +82,7 @@ def _summary(parts: Mapping[str, Any]) -> str:
     lines = []
     if "hparams" in parts:
         for quantity, law in parts["hparams"]["laws"]["shared"].items():
-            symbol = "B*" if quantity == "batch_size" else "η*"
+            symbol = ("B*" if quantity == "batch_size" else "η*") + (" − offset" if "offset" in law else "")
             lines.append(f"{symbol} ∝ σ<sup>{law['exponent']:.2f}</sup> {_span(law['exponent_ci95'])}")
     if "laws" in parts:
         laws = parts["laws"]
