@@ -56,13 +56,21 @@ def answer(
         **values, **{f"{k}_ci95": v for k, v in spread.items()},
         "draws": len(drawn["utd"]), "answered": int(np.isfinite(drawn["utd"]).sum()),
         "extrapolation": {
-            "factor": factor, "side": "above" if point.sigma > high else "below" if point.sigma < low else None,
-            "error": float(np.expm1(1.96 * float(fit.laws["drift"] or 0.0) * np.log(factor))),
+            "factor": factor,
+            "side": "above" if point.sigma > high else "below" if point.sigma < low else None,
+            "error": known(fit, j, point.sigma),
+            "error_at_end": known(fit, j, min(max(point.sigma, low), high)),
         },
         "at_end": point.at_end,
         **(_levels(fit, question, j, extend) if question.bound == "budget" else {}),
         "run": _run(fit, question, j, point, extend, rates, runs),
     }  # fmt: skip
+
+
+def known(fit: Fitted, j: int, sigma: float) -> float:
+    """By what share D at σ may be off: half of the central 95 % of ln D in the draws."""
+    low, high = interval(fit.draws.log_data(j, np.log([sigma]))[:, 0])
+    return float(np.expm1((high - low) / 2))
 
 
 def _levels(fit: Fitted, question: Question, j: int, extend: float) -> dict[str, Any]:

@@ -151,7 +151,7 @@ def _how_sure(found: Mapping[str, Any]) -> list[str]:
     else:
         lines.append(
             f"extrapolated: σ is a factor {beyond['factor']:.2g} {beyond['side']} what was fitted; D may be off by "
-            f"{beyond['error']:.0%} there for that alone, which the intervals hold"
+            f"{beyond['error']:.0%} there (the intervals hold that), by {beyond['error_at_end']:.0%} where the fit ends"
         )
     if found["at_end"]:
         lines.append("σ is an end of the range that was searched, not an optimum: a larger extend= searches further")
