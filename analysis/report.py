@@ -21,8 +21,8 @@ from analysis import emit, plots, show
 from analysis.batch import one_per_cell
 from analysis.blend import Draws
 from analysis.curves import Crossings, Reference, crossings
+from analysis.fitted import frontiers, read_fit
 from analysis.hparams import read
-from analysis.plan import frontiers, read_fit
 from analysis.records import Select, load
 from analysis.uncertainty import Bootstrap
 from rlscale.door import door
