@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from analysis.curve_files import read
 from rlscale.typed import Mistake, nearest
 
 RUN_COLUMNS = [
@@ -42,7 +46,8 @@ class Study:
     """The selected runs, sorted by run_id so that nothing depends on the order of folders.
 
     `runs`: one row per run, RUN_COLUMNS (`utd` is exact text such as "1/4", `sigma` the same as a float; `hparams` and
-    `sweep` are the option names of the first asker). `curves`: run_id and CURVE_COLUMNS, one row per logging point.
+    `sweep` are the option names of the first asker; a number that nobody measured is NaN). `curves`: CURVE_COLUMNS, the
+    metrics asked for, and run_id; one row per logging point, rising in env_step within a run.
     `dropped`: run_id, reason. `specs`: run_id → the record's spec.
     """
 
@@ -52,46 +57,57 @@ class Study:
     specs: Mapping[str, Mapping[str, Any]]
 
 
-def load(root: Path, select: Select) -> Study:
-    """Read the runs under `root`/runs that `select` means. Raises Mistake when there is none."""
+def load(root: Path, select: Select, metrics: Sequence[str] = ()) -> Study:
+    """Read the runs under `root`/runs that `select` means; `metrics` are further columns of their curves.
+
+    A metric is NaN in the runs that did not log it. Raises Mistake when there is no run, or no run with the metric.
+    """
     rows: list[dict[str, Any]] = []
-    tables: list[pd.DataFrame] = []
     dropped: list[tuple[str, str]] = []
     specs: dict[str, Mapping[str, Any]] = {}
     seen: list[dict[str, Any]] = []
-    folders = sorted((root / "runs").iterdir()) if (root / "runs").is_dir() else []
-    for folder in folders:
-        if not folder.is_dir() or folder.name.startswith("."):
-            continue
-        if not (folder / "record.json").exists():
-            dropped.append((folder.name, "not finished: there is no record.json"))
+    runs = root / "runs"
+    for name in sorted(os.listdir(runs)) if runs.is_dir() else []:
+        if name.startswith(".") or not (runs / name).is_dir():
             continue
         try:
-            record = json.loads((folder / "record.json").read_text())
-            row = _row(folder.name, record)
-            askers = list(_askers(folder, record))
-        except (ValueError, KeyError, TypeError) as error:
-            dropped.append((folder.name, f"record.json cannot be read: {type(error).__name__} {error}"))
+            record = json.loads((runs / name / "record.json").read_bytes())
+            row = _row(name, record)
+            askers = list(_askers(runs / name, record))
+        except FileNotFoundError:
+            dropped.append((name, "not finished: there is no record.json"))
+            continue
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            dropped.append((name, f"record.json cannot be read: {type(error).__name__} {error}"))
             continue
         seen.append(row | {"askers": askers})
         if not _meant(row, askers, select):
             continue
         if row["status"] not in KEPT:
-            dropped.append((folder.name, f"status is {row['status']}, not one of {', '.join(KEPT)}"))
-            continue
-        try:
-            curve = pd.read_csv(folder / "curve.csv", usecols=CURVE_COLUMNS)
-        except (OSError, ValueError) as error:
-            dropped.append((folder.name, f"curve.csv cannot be read: {error}"))
+            dropped.append((name, f"status is {row['status']}, not one of {', '.join(KEPT)}"))
             continue
         rows.append(row)
-        specs[row["run_id"]] = record["spec"]
-        tables.append(curve.assign(run_id=row["run_id"]))
-    if not rows:
+        specs[name] = record["spec"]
+    table = read(
+        [runs / row["run_id"] / "curve.csv" for row in rows], CURVE_COLUMNS, metrics, root / "cache" / "curves"
+    )
+    dropped += [(rows[i]["run_id"], f"curve.csv cannot be read: {why}") for i, why in table.faults.items()]
+    kept = [row for i, row in enumerate(rows) if i not in table.faults]
+    if rows and not kept:
+        raise Mistake(f"none of the {len(rows)} selected runs can be used ({': '.join(dropped[-1])}); select others")
+    if not kept:
         raise Mistake(_nothing(root, select, seen))
-    runs = pd.DataFrame(rows, columns=RUN_COLUMNS).sort_values("run_id", ignore_index=True)
-    curves = pd.concat(tables, ignore_index=True).sort_values(["run_id", "env_step"], ignore_index=True, kind="stable")
-    return Study(runs, curves, pd.DataFrame(dropped, columns=["run_id", "reason"]), specs)
+    for metric in metrics:
+        if not np.isfinite(table.columns[metric]).any():
+            raise Mistake(f"metric {metric}: none of the {len(kept)} selected runs logged it; choose another")
+    curves = pd.DataFrame(dict(table.columns), copy=False)
+    if (table.columns["env_step"] % 1 == 0).all():
+        curves["env_step"] = table.columns["env_step"].astype(np.int64)
+    curves["run_id"] = np.repeat(np.array([row["run_id"] for row in rows], dtype=object), table.lengths)
+    return Study(
+        pd.DataFrame(kept, columns=RUN_COLUMNS), curves, pd.DataFrame(sorted(dropped), columns=["run_id", "reason"]),
+        {row["run_id"]: specs[row["run_id"]] for row in kept},
+    )  # fmt: skip
 
 
 def _row(run_id: str, record: Mapping[str, Any]) -> dict[str, Any]:
@@ -110,15 +126,20 @@ def _row(run_id: str, record: Mapping[str, Any]) -> dict[str, Any]:
         "seed": int(member["seed"]),
         "width": spec["algorithm"].get("width"),
         "status": str(record["status"]),
-        "n_params": int(record["n_params"]["critic"]),
-        "flops_per_update": float(record["flops_per_update"]),
-        "updates": int(record["updates"]),
-        "transitions": int(record["transitions"]),
-        "utd_realised": str(record["utd_realised"]),
+        "n_params": _number(record["n_params"]["critic"]),
+        "flops_per_update": _number(record["flops_per_update"]),
+        "updates": _number(record["updates"]),
+        "transitions": _number(record["transitions"]),
+        "utd_realised": record["utd_realised"],
         "hparams": asked.get("hparams"),
         "sweep": asked.get("sweep"),
-        "device": str(record.get("device")),
+        "device": record.get("device"),
     }
+
+
+def _number(value: Any) -> float:
+    """A measured number; NaN where the record has null, as those of runs from outside do."""
+    return math.nan if value is None else float(value)
 
 
 def _askers(folder: Path, record: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
@@ -163,8 +184,17 @@ def _nothing(root: Path, select: Select, seen: list[dict[str, Any]]) -> str:
 def common_spec(study: Study) -> dict[str, dict[str, Any]]:
     """What all selected runs share: ``{algorithm, benchmark (without task), budget}``.
 
-    Raises Mistake naming the first key in which they differ: curves of different learners are not one law.
+    Raises Mistake naming the first key in which they differ: curves of different learners are not one law, and runs of
+    two collections may be the same runs twice.
     """
+    collections = sorted(
+        {str(study.specs[run_id].get("source", "this study's own")) for run_id in study.runs["run_id"]}
+    )
+    if len(collections) > 1:
+        raise Mistake(
+            f"the selected runs are of several collections ({', '.join(collections[:3])}), which may hold the same run "
+            "twice: choose one with select.sweep, or ingest both under one source.name"
+        )
     shared: dict[str, dict[str, Any]] = {}
     for part in ("algorithm", "benchmark", "budget"):
         bodies = [dict(study.specs[run_id][part]) for run_id in study.runs["run_id"]]
