@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from scipy.optimize import brentq
 
-from analysis.fits import DataLaw
 from analysis.uncertainty import Floats
 
+Law = Callable[[Any], Any]  # σ → env steps
 Batch = Callable[[Floats], Floats]  # σ [n] → mean B* over tasks [n]
 
 
@@ -34,7 +34,7 @@ def compute(n_params: float, batch: Any, sigma: Any, data: Any) -> Any:
 class Frontier:
     """One threshold's D_J(σ) with its compute, searched over σ in [low, high]."""
 
-    law: DataLaw
+    law: Law
     batch: Batch
     n_params: float
     low: float
@@ -55,30 +55,35 @@ class Frontier:
         return self.at(float(best.item()))
 
     def least_data(self, bound: float) -> Point | None:
-        """Least data within a compute bound (4.3): the largest σ with C_J(σ) ≤ bound; None if there is none."""
-        floor = self.cheapest(0.0)
-        if floor.compute > bound:
-            return None
-        if self.compute(self.high) <= bound:
-            return self.at(self.high)
-        # C is a sum of powers of σ, so convex in ln σ: right of its minimum it crosses the bound once
-        ends = np.log(floor.sigma), np.log(self.high)
-        root = brentq(lambda t: float(np.log(self.compute(np.exp(t)) / bound)), *ends, xtol=1e-13)
-        return self.at(float(np.exp(root)))
+        """Least data within a compute bound (4.3); None if no σ in the range is within it.
+
+        Where data falls with σ that is the largest σ with C_J(σ) ≤ bound.
+        """
+        return self._least(self.law, self.compute, bound)
 
     def least_compute(self, bound: float) -> Point | None:
-        """Least compute within a data bound (4.4, A.7, A.8); None if bound ≤ d_min or it needs σ beyond the range.
+        """Least compute within a data bound (4.4, A.7, A.8); None if no σ in the range is within it.
 
-        The law's own σ(bound) is the answer wherever compute rises with σ; where it still falls, a larger σ needs
-        both less data and less compute.
+        Where compute rises with σ that is the law's own σ(bound); where it still falls, a larger σ needs both less
+        data and less compute.
         """
-        need = self.law.sigma_at(bound)
-        if need > self.high:
+        return self._least(self.compute, self.law, bound)
+
+    def _least(self, cost: Law, bounded: Law, bound: float) -> Point | None:
+        """The σ with the least `cost` of those around the minimum of `bounded` where that is ≤ bound."""
+        least = float(argmin_log(bounded, np.array([self.low]), np.array([self.high])).item())
+        if bounded(least) > bound:
             return None
-        need = max(need, self.low)
-        best = argmin_log(self.compute, np.array([need]), np.array([self.high]))
-        sigma = float(best.item())
-        return self.at(need if self.compute(need) <= self.compute(sigma) else sigma)
+
+        def excess(t: float) -> float:
+            return float(np.log(bounded(np.exp(t)) / bound))
+
+        ends = []
+        for end in (self.low, self.high):
+            inside = bounded(end) <= bound
+            ends.append(end if inside else np.exp(brentq(excess, *sorted((np.log(least), np.log(end))), xtol=1e-13)))
+        best = float(argmin_log(cost, np.array([ends[0]]), np.array([ends[1]])).item())
+        return self.at(min((best, *ends), key=lambda s: float(cost(s))))
 
 
 def argmin_log(cost: Callable[[Floats], Floats], low: Floats, high: Floats) -> Floats:
@@ -110,19 +115,20 @@ def best_return(
 
 
 def optima_draws(
-    params: Floats, batch: Floats, slope: Floats, n_params: float, delta: float, ends: tuple[float, float]
-) -> Floats:
-    """σ* and F of K draws of one threshold: params [K, 3] (d_min, beta, alpha), ln B and slope [K, T] → [K, 2]."""
-    d_min, beta, alpha = params.T[:, :, None]
+    log_data: Callable[[Floats], Floats], batch: Floats, slope: Floats, n_params: float, delta: float,
+    ends: tuple[float, float],
+) -> Floats:  # fmt: skip
+    """σ* and F of K draws of one threshold: ln D at ln σ [K, n] → [K, n], ln B and slope [K, T] → [K, 2]."""
 
-    def mean_batch(sigma: Floats) -> Floats:  # [K, n]
-        return np.asarray(np.exp(batch[:, :, None] + slope[:, :, None] * np.log(sigma)[:, None, :]).mean(axis=1))
+    def mean_batch(x: Floats) -> Floats:  # [K, n]
+        return np.asarray(np.exp(batch[:, :, None] + slope[:, :, None] * x[:, None, :]).mean(axis=1))
 
     def cost(sigma: Floats) -> Floats:
-        data = d_min * (1.0 + (beta / sigma) ** alpha)
-        return np.asarray(compute(n_params, mean_batch(sigma), sigma, data) + delta * data)
+        x = np.log(sigma)
+        data = np.exp(log_data(x))
+        return np.asarray(compute(n_params, mean_batch(x), sigma, data) + delta * data)
 
-    one = np.ones(len(params))
+    one = np.ones(len(batch))
     sigma = argmin_log(cost, ends[0] * one, ends[1] * one)
     return np.stack([sigma, cost(sigma[:, None])[:, 0]], axis=1)
 
@@ -139,5 +145,7 @@ def budget_law(budgets: Floats, sigma: Floats) -> tuple[Any, Any]:
 
 def pareto(frontier: Frontier, count: int) -> tuple[Floats, Floats, Floats]:
     """(σ, D, C), `count` settings of which none is beaten in both data and compute: σ from the least C upwards."""
-    sigma = np.geomspace(frontier.cheapest(0.0).sigma, frontier.high, count)
+    start = frontier.cheapest(0.0).sigma
+    end = float(argmin_log(frontier.law, np.array([start]), np.array([frontier.high])).item())
+    sigma = np.geomspace(start, end, count)
     return sigma, np.asarray(frontier.law(sigma)), np.asarray(frontier.compute(sigma))

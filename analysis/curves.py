@@ -10,11 +10,13 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import isotonic_regression
 
+from analysis.crossing import first_reached
 from analysis.records import Study
 from analysis.uncertainty import Bootstrap, Floats
 from rlscale.typed import Mistake
 
 CELL = ["task", "utd", "sigma", "batch_size", "learning_rate"]  # what the seeds of one configuration share
+LEAST_SHARED = 0.9  # of the rarest seed's steps: below that the seeds do not log at the same steps
 Track = Callable[[Iterable[Any], int, str], Iterable[Any]]  # (items, how many, label) → the same items, shown passing
 
 
@@ -115,32 +117,60 @@ def first_crossings(steps: Floats, rising: Floats, thresholds: Floats) -> Floats
 
 
 def join_seeds(seeds: list[tuple[Floats, Floats, bool]]) -> Curve:
-    """Seeds [(steps, values, diverged)] → the curve on the steps where every seed has a value.
+    """Seeds [(steps, values, diverged)] → the curve on steps where every seed has a value.
 
-    Rows without a finite value are skipped for that seed. A seed that diverged is held at its last finite value from
-    then on: what it had reached stays counted and nothing is invented after it, so crossings before the divergence
-    are as measured, and higher levels are only reached if the other seeds make up for it. (Setting it to the floor
-    instead would, through the isotonic pooling, also undo crossings that came before.)
+    Rows without a finite value are skipped, steps may come in any order, and several rows at one step count as their
+    mean. Seeds logged at the same steps are joined on those; where they are not (each logs at the end of its own
+    episodes), they are read off by straight lines on the steps of the seed that logged most rarely. The curve ends
+    where the shortest seed ends. A seed that diverged is held at its last finite value from then on: what it had
+    reached stays counted and nothing is invented after it, so crossings before the divergence are as measured, and
+    higher levels are only reached if the other seeds make up for it. (Setting it to the floor instead would, through
+    the isotonic pooling, also undo crossings that came before.)
     """
-    clean = [(s[np.isfinite(v)], v[np.isfinite(v)], diverged) for s, v, diverged in seeds]
-    living = [s for s, _, diverged in clean if not diverged] or [max((s for s, _, _ in clean), key=lambda s: s.size)]
+    clean = [(*_one_row_a_step(s, v), diverged) for s, v, diverged in seeds]
+    living = [s for s, _, diverged in clean if not diverged and s.size]
+    living = living or [max((s for s, _, _ in clean), key=lambda s: s.size)]
     common = living[0]
     for steps in living[1:]:
-        common = np.intersect1d(common, steps)
+        common = common if np.array_equal(common, steps) else np.intersect1d(common, steps)
+    low, high = max((s[0] for s in living if s.size), default=0.0), min((s[-1] for s in living if s.size), default=-1.0)
+    shared = [s[(s >= low) & (s <= high)] for s in living]
+    rarest = min(shared, key=lambda s: s.size)
+    if common.size < LEAST_SHARED * rarest.size:
+        common = rarest
     columns = []
     for steps, values, diverged in clean:
-        if diverged and steps.size:
-            at = np.searchsorted(steps, common, side="right") - 1
-            columns.append(np.where(at >= 0, values[np.maximum(at, 0)], values[0]))
-        elif steps.size:
-            columns.append(values[np.searchsorted(steps, common)])
+        if steps.size:
+            columns.append(_held(steps, values, common) if diverged else np.interp(common, steps, values))
     if not columns or common.size == 0:
         return Curve(np.empty(0), np.empty((0, len(columns))))
     return Curve(common.astype(float), np.stack(columns, axis=1))
 
 
-def crossings(study: Study, reference: Reference, metric: str, bootstrap: Bootstrap, track: Track) -> Crossings:
-    """D_J for every configuration of the study, at every threshold, with its bootstrap draws (METHOD A1)."""
+def _one_row_a_step(steps: Floats, values: Floats) -> tuple[Floats, Floats]:
+    """The finite rows in rising order of step, rows of one step averaged."""
+    finite = np.isfinite(values) & np.isfinite(steps)
+    steps, values = steps[finite], values[finite]
+    if steps.size < 2 or bool((np.diff(steps) > 0).all()):
+        return steps, values
+    unique, where, count = np.unique(steps, return_inverse=True, return_counts=True)
+    return unique, np.bincount(where, weights=values) / count
+
+
+def _held(steps: Floats, values: Floats, at: Floats) -> Floats:
+    """The last value at or before each step of `at`."""
+    index = np.searchsorted(steps, at, side="right") - 1
+    return np.asarray(np.where(index >= 0, values[np.maximum(index, 0)], values[0]))
+
+
+def crossings(
+    study: Study, reference: Reference, metric: str, bootstrap: Bootstrap, track: Track, interpolate: bool = False
+) -> Crossings:
+    """D_J for every configuration of the study, at every threshold, with its bootstrap draws (METHOD A1).
+
+    With `interpolate` a crossing may lie between two logging points; without, it is the first logged step at which the
+    level is reached (the papers'), half a logging interval late on average.
+    """
     thresholds = np.asarray(reference.thresholds, dtype=float)
     by_run = {run_id: part for run_id, part in study.curves.groupby("run_id", sort=False)}
     groups = list(study.runs.groupby(CELL, sort=True))
@@ -164,11 +194,11 @@ def crossings(study: Study, reference: Reference, metric: str, bootstrap: Bootst
                 dropped += [(str(run_id), reason) for run_id in members["run_id"]]
             continue
         name = cell_name(dict(zip(CELL, key, strict=True)))
-        means = bootstrap.resample(curve.values, name)  # [T, K]
-        rising = [isotonic(curve.steps, means[:, k]) for k in range(means.shape[1])]
-        points.append(first_crossings(curve.steps, isotonic(curve.steps, curve.mean), thresholds))
-        draws.append(np.stack([first_crossings(curve.steps, r, thresholds) for r in rising]))
-        counts = {"n_seeds": curve.values.shape[1], "n_diverged": sum(d for *_, d in seeds), "t_max": curve.steps[-1]}
+        count = curve.values.shape[1]
+        weights = bootstrap.weights(count, name)
+        points.append(first_reached(curve.steps, curve.values, np.ones((1, count)), thresholds, interpolate)[0])
+        draws.append(first_reached(curve.steps, curve.values, weights, thresholds, interpolate))
+        counts = {"n_seeds": count, "n_diverged": sum(d for *_, d in seeds), "t_max": curve.steps[-1]}
         rows.append(dict(zip(CELL, key, strict=True)) | counts)
         curves.append(curve)
     if not rows:

@@ -6,7 +6,7 @@ python -m analysis.laws name=gym-r1 select.hparams=fitted/gym-r1
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -19,13 +19,13 @@ from analysis import emit, show
 from analysis.batch import BatchLaws, batch_laws, one_per_cell
 from analysis.budget import Frontier, budget_law, optima_draws
 from analysis.curves import Reference, crossings
-from analysis.data import Laws, Level, fit_laws, predictions
+from analysis.data import Laws, fit_laws, predictions
 from analysis.hparams import provenance, read, reference_of, typed_command
 from analysis.records import Select, common_spec, load
-from analysis.uncertainty import Bootstrap, interval
+from analysis.uncertainty import Bootstrap, Floats, interval
 from rlscale.door import door
 from rlscale.store import study_root
-from rlscale.typed import typed
+from rlscale.typed import Mistake, typed
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,9 @@ class Config:
     reference: Mapping[str, Any]
     variant: Literal["shared", "separate", "baseline"]
     metric: Literal["train_return", "eval_return"]
+    law: str
+    average: Literal["geometric", "arithmetic"]
+    interpolate: bool
     bootstrap: Mapping[str, Any]
     holdout: tuple[Fraction, ...]
     holdout_budgets: int
@@ -61,12 +64,14 @@ def main(cfg: DictConfig) -> None:
     spec = common_spec(study)
     reference = reference_of(config.reference, spec["benchmark"]["name"])
     fitted = json.loads((folder / "hparams.json").read_text()) if (folder / "hparams.json").exists() else None
-    crossed = crossings(study, reference, config.metric, bootstrap, show.tracked)
+    crossed = crossings(study, reference, config.metric, bootstrap, show.tracked, config.interpolate)
     crossed, dropped = one_per_cell(crossed, fitted, config.variant, config.name)
-    laws = fit_laws(crossed, config.holdout, bootstrap, show.tracked)
+    laws = fit_laws(crossed, config.holdout, bootstrap, show.tracked, config.law, config.average)
     drawn = folder / "hparams_draws.npz"
     batch = batch_laws(crossed, fitted, config.variant, drawn if drawn.exists() else None, bootstrap.draws)
     n_params = reference.n_params or float(study.runs.groupby("task")["n_params"].mean().mean())
+    if not n_params > 0:
+        raise Mistake("reference.n_params is not set and the records do not say how large the critic is: give it")
     sigmas = [float(Fraction(u)) for u in laws.fit_utds]
     ends = min(sigmas) / config.extend, max(sigmas) * config.extend
 
@@ -79,8 +84,9 @@ def main(cfg: DictConfig) -> None:
         "provenance": provenance(
             typed_command("laws", config.name, select.as_overrides()), study, config.select, reference
         )
-        | {"metric": config.metric, "variant": config.variant, "bootstrap": dict(config.bootstrap), "spec": spec},
-        "data": [_data_row(level, config.holdout) for level in laws.levels],
+        | {"metric": config.metric, "variant": config.variant, "bootstrap": dict(config.bootstrap), "spec": spec}
+        | {"law": config.law, "average": config.average, "interpolate": config.interpolate},
+        "data": [_data_row(laws, j, config.holdout) for j in range(len(laws.levels))],
         "compute": {"n_params": n_params, "formula": "10·N·B(σ)·σ·D", "batch_size": batch.as_json()},
         "budget": budget,
         "holdout": predictions(laws, config.holdout, bootstrap),
@@ -88,12 +94,14 @@ def main(cfg: DictConfig) -> None:
         "extend": config.extend,
         "scatter": laws.scatter,
         "drift": laws.drift,
+        "left_out_error": laws.errors,
         "thresholds": list(reference.thresholds),
         "dropped": [{"what": what, "reason": why} for what, why in dropped + laws.dropped],
         "notes": batch.notes + laws.notes + notes,
     }
     arrays = {
-        "data": np.stack([level.draws for level in laws.levels]),
+        **laws.draws.arrays(),
+        "data": np.stack([level.shifted_draws for level in laws.levels]),
         "batch_slope": batch.slope_draws,
         "batch_log_intercept": batch.log_intercept_draws,
     }
@@ -118,8 +126,8 @@ def budget_part(
     ends = frontier.low, frontier.high
     draws = np.stack(
         [
-            optima_draws(v.draws, batch.log_intercept_draws, batch.slope_draws, frontier.n_params, delta, ends)
-            for v in laws.levels
+            optima_draws(_of(laws, j), batch.log_intercept_draws, batch.slope_draws, frontier.n_params, delta, ends)
+            for j in range(count)
         ],
         axis=1,
     )  # [K, J, 2]
@@ -156,18 +164,27 @@ def budget_part(
     return {"delta": delta, "coefficient": coefficient, "exponent": exponent, **spans, "points": points}, notes
 
 
-def _data_row(level: Level, holdout: tuple[Fraction, ...]) -> dict[str, Any]:
-    law, points = level.law, level.points
+def _of(laws: Laws, j: int) -> Callable[[Floats], Floats]:
+    """Threshold j's ln D in each draw."""
+    return lambda x: laws.draws.log_data(j, x)
+
+
+def _data_row(laws: Laws, j: int, holdout: tuple[Fraction, ...]) -> dict[str, Any]:
+    level = laws.levels[j]
+    points = level.points
     names = ("d_min", "beta", "alpha")
+    drawn = np.exp(laws.draws.log_data(j, np.log(points.sigma)))  # [K, n]
     return {
         "threshold": points.threshold,
-        "d_min": law.d_min, "beta": law.beta, "alpha": law.alpha,
-        "ci95": {name: interval(level.draws[:, i]) for i, name in enumerate(names)},
-        "loss": law.loss, "starts_agree": law.agree, "at_bound": list(law.at_bound),
+        **dict(zip(names, level.shifted, strict=True)),
+        "ci95": {name: interval(level.shifted_draws[:, i]) for i, name in enumerate(names)},
+        "loss": laws.loss, "starts_agree": laws.agree, "at_bound": list(level.at_bound),
+        "members": level.law.as_json(),
         "points": [
             {
                 "utd": utd, "data": points.data[i], "data_ci95": interval(points.draws[:, i]),
                 "reached": not points.censored[i], "held_out": Fraction(utd) in holdout,
+                "law": float(level.law(points.sigma[i])), "law_ci95": interval(drawn[:, i]),
             }
             for i, utd in enumerate(points.utd)
         ],

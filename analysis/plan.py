@@ -18,8 +18,8 @@ from omegaconf import DictConfig
 
 from analysis import show
 from analysis.batch import fitted_laws
-from analysis.budget import Frontier, Point, best_return
-from analysis.fits import DataLaw
+from analysis.blend import Blend, Draws
+from analysis.budget import Frontier, Law, Point, best_return
 from analysis.hparams import read
 from analysis.uncertainty import Floats, interval
 from rlscale.door import CONF, door
@@ -58,8 +58,6 @@ class Config:
             raise Mistake(f"extend={self.extend:g}: give a factor of 1 or more")
 
 
-Draws = tuple[Floats, Floats, Floats]  # data [J, K, 3], ln B intercept [K, T], B slope [K, T]
-
 
 def frontiers(laws: Mapping[str, Any], extend: float) -> list[Frontier]:
     """One Frontier for each threshold of a laws.json, in its order."""
@@ -67,27 +65,26 @@ def frontiers(laws: Mapping[str, Any], extend: float) -> list[Frontier]:
     batch = laws["compute"]["batch_size"]
     slope, intercept = (np.array(list(batch[k].values())) for k in ("exponent", "intercept"))
     return [
-        _frontier((d["d_min"], d["beta"], d["alpha"]), np.log(intercept), slope, laws, low / extend, high * extend)
+        _frontier(Blend.from_json(d), np.log(intercept), slope, laws, low / extend, high * extend)
         for d in laws["data"]
     ]
 
 
-def frontier_draws(laws: Mapping[str, Any], extend: float, draws: Draws, j: int) -> list[Frontier]:
+def frontier_draws(
+    laws: Mapping[str, Any], extend: float, draws: Draws, batch: tuple[Floats, Floats], j: int
+) -> list[Frontier]:
     """Threshold j's Frontier in each bootstrap draw."""
     low, high = span(laws)
-    data, intercept, slope = draws
+    intercept, slope = batch  # [K, T] each
     return [
-        _frontier(tuple(data[j, k]), intercept[k], slope[k], laws, low / extend, high * extend)
-        for k in range(data.shape[1])
+        _frontier(draws.one(k, j), intercept[k], slope[k], laws, low / extend, high * extend)
+        for k in range(len(draws.member))
     ]
 
 
 def _frontier(
-    params: Any, intercept: Floats, slope: Floats, laws: Mapping[str, Any], low: float, high: float
+    law: Law, intercept: Floats, slope: Floats, laws: Mapping[str, Any], low: float, high: float
 ) -> Frontier:
-    d_min, beta, alpha = map(float, params)
-    law = DataLaw(d_min, beta, alpha, 0.0, 1.0, ())
-
     def batch(sigma: Floats) -> Floats:
         return np.asarray(np.exp(intercept[:, None] + slope[:, None] * np.log(sigma)).mean(axis=0))
 
@@ -125,7 +122,7 @@ def main(cfg: DictConfig) -> None:
     root = study_root()
     laws = read_fit(root, config.name, "laws")
     with np.load(root / "fits" / config.name / "laws_draws.npz") as arrays:
-        draws: Draws = arrays["data"], arrays["batch_log_intercept"], arrays["batch_slope"]
+        draws, batch = Draws.from_arrays(arrays), (arrays["batch_log_intercept"], arrays["batch_slope"])
     every = frontiers(laws, config.extend)
     thresholds = [float(d["threshold"]) for d in laws["data"]]
     solve: Callable[[Frontier], Point | None]
@@ -158,8 +155,8 @@ def main(cfg: DictConfig) -> None:
         aim, unit = ("data", "FLOPs") if key == "compute" else ("compute", "env steps")
         question = f"the least {aim} that reaches {target:g} with at most {bound:g} {unit}"
     j = level(laws, target)
-    solved = [p for f in frontier_draws(laws, config.extend, draws, j) if (p := solve(f)) is not None]
-    _print(config, laws, root, question, target, answer, solved, draws[0].shape[1], j)
+    solved = [p for f in frontier_draws(laws, config.extend, draws, batch, j) if (p := solve(f)) is not None]
+    _print(config, laws, root, question, target, answer, solved, len(draws.member), j)
 
 
 def read_fit(root: Path, name: str, part: str) -> dict[str, Any]:
@@ -180,9 +177,10 @@ def _infeasible(frontier: Frontier, key: str, bound: float, target: float) -> st
             f"compute={bound:g}: reaching {target:g} takes at least {least.compute:.3g} FLOPs "
             f"(at σ = {least.sigma:.3g}, {least.data:.3g} env steps); give more, or a lower target"
         )
-    best = frontier.at(frontier.high)
+    sigmas = np.geomspace(frontier.low, frontier.high, 257)
+    best = frontier.at(float(sigmas[np.argmin(frontier.law(sigmas))]))
     return (
-        f"data={bound:g}: reaching {target:g} takes {best.data:.3g} env steps even at σ = {best.sigma:.3g} "
+        f"data={bound:g}: reaching {target:g} takes {best.data:.3g} env steps even at σ = {best.sigma:.3g}"
         f"(d_min = {frontier.law.d_min:.3g}); give more, a lower target, or a larger extend"
     )
 
@@ -208,12 +206,11 @@ def _print(
     if answer.sigma > high or answer.sigma < low:
         factor = answer.sigma / high if answer.sigma > high else low / answer.sigma
         side = "above" if answer.sigma > high else "below"
+        error = np.expm1(1.96 * laws["drift"] * np.log(factor))
         show.say(
-            f"extrapolated: σ is a factor {factor:.2g} {side} what was fitted, and the intervals know nothing of that"
+            f"extrapolated: σ is a factor {factor:.2g} {side} what was fitted; D may be off by {error:.0%} there for "
+            "that alone, which the intervals hold"
         )
-        if laws["drift"] is not None:
-            error = np.expm1(1.96 * laws["drift"] * np.log(factor))
-            show.say(f"going by the largest fitted σ, predicted without itself, D may be off by {error:.0%} there")
     else:
         show.say("interpolated: σ lies within what was fitted")
     if answer.at_end:

@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from analysis.blend import Blend, Draws
 from analysis.budget import Frontier, pareto
 from analysis.curves import Crossings, isotonic
-from analysis.fits import DataLaw
 from analysis.uncertainty import Floats
 
 STYLE: Any = {
@@ -111,7 +111,7 @@ def best_values(hparams: Mapping[str, Any]) -> Figure:
     return fig
 
 
-def data_laws(laws: Mapping[str, Any], draws: Floats) -> Figure:
+def data_laws(laws: Mapping[str, Any], draws: Draws) -> Figure:
     """D_J(σ) for each threshold: points with 95 % intervals, censored points as arrows, the law with its band."""
     with matplotlib.rc_context(STYLE):
         fig, (ax,) = figure(1, width=7.6, height=4.9)
@@ -119,10 +119,9 @@ def data_laws(laws: Mapping[str, Any], draws: Floats) -> Figure:
         for j, (row, colour) in enumerate(zip(laws["data"], colours, strict=True)):
             sigma = np.array([float(Fraction(p["utd"])) for p in row["points"]])
             line = np.geomspace(sigma.min() / 1.2, sigma.max() * 1.2, 80)
-            law = law_of(row)
+            law = Blend.from_json(row)
             ax.plot(line, law(line), color=colour, label=f"J = {row['threshold']:g}")
-            d_min, beta, alpha = draws[j].T[:, :, None]
-            low, high = np.quantile(d_min * (1 + (beta / line) ** alpha), [0.025, 0.975], axis=0)
+            low, high = np.exp(np.quantile(draws.log_data(j, np.log(line)), [0.025, 0.975], axis=0))
             ax.fill_between(line, low, high, color=colour, alpha=0.13, linewidth=0)
             for p, x in zip(row["points"], sigma, strict=True):
                 face = "white" if p["held_out"] else colour
@@ -137,7 +136,7 @@ def data_laws(laws: Mapping[str, Any], draws: Floats) -> Figure:
             xlabel="σ, updates per env step",
             ylabel="data D_J, env steps of the average task",
         )
-        ax.set_title("D_J(σ) = D_min · (1 + (β/σ)ᵅ)")
+        ax.set_title("data law: " + ", ".join(m["law"].replace("_", " ") for m in laws["data"][0].get("members", [])))
         _sigma_ticks(ax, [p["utd"] for p in laws["data"][0]["points"]])
         _plain_ticks(ax, "y")
         marks = [
@@ -249,7 +248,7 @@ def predicted_measured(laws: Mapping[str, Any]) -> Figure:
         fig, (ax,) = figure(1, width=5.6, height=4.7)
         every = []
         for row in laws["data"]:
-            law = law_of(row)
+            law = Blend.from_json(row)
             for p in row["points"]:
                 if p["reached"] and not p["held_out"]:
                     every += [p["data"], law(float(Fraction(p["utd"])))]
@@ -294,11 +293,6 @@ def predicted_measured(laws: Mapping[str, Any]) -> Figure:
         ]
         ax.legend(handles=handles, loc="upper left")
     return fig
-
-
-def law_of(row: Mapping[str, Any]) -> DataLaw:
-    """The law of one entry of laws.json's `data`."""
-    return DataLaw(row["d_min"], row["beta"], row["alpha"], row["loss"], row["starts_agree"], tuple(row["at_bound"]))
 
 
 def _sigma_ticks(ax: Axes, utds: Sequence[str]) -> None:

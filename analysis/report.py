@@ -19,6 +19,7 @@ from omegaconf import DictConfig
 
 from analysis import emit, plots, show
 from analysis.batch import one_per_cell
+from analysis.blend import Draws
 from analysis.curves import Crossings, Reference, crossings
 from analysis.hparams import read
 from analysis.plan import frontiers, read_fit
@@ -68,7 +69,7 @@ def main(cfg: DictConfig) -> None:
         body += _hparams_part(parts["hparams"])
     if "laws" in parts:
         with np.load(folder / "laws_draws.npz") as arrays:
-            draws = arrays["data"]
+            draws = Draws.from_arrays(arrays)
         body += _laws_part(parts["laws"], draws)
     body += _curves_part(root, parts)
     body += _left_out(parts)
@@ -127,7 +128,7 @@ def _hparams_part(fit: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _laws_part(laws: Mapping[str, Any], draws: Any) -> list[str]:
+def _laws_part(laws: Mapping[str, Any], draws: Draws) -> list[str]:
     rows = [
         [f"{d['threshold']:g}", d["d_min"], show.span(d["ci95"]["d_min"]), d["beta"], show.span(d["ci95"]["beta"]),
          d["alpha"], show.span(d["ci95"]["alpha"]), ", ".join(d["at_bound"])]

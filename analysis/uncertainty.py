@@ -34,11 +34,16 @@ class Bootstrap:
         words = np.frombuffer(hashlib.sha256(name.encode()).digest(), dtype="<u4")
         return np.random.default_rng(np.random.SeedSequence([self.seed, *map(int, words)]))
 
-    def resample(self, values: Floats, name: str) -> Floats:
-        """Means over seeds resampled with replacement: values [T, S] → [T, K]."""
-        seeds = values.shape[1]
-        picks = self.stream(name).integers(0, seeds, size=(self.draws, seeds))  # [K, S]
-        return np.asarray(values[:, picks].mean(axis=2))
+    def weights(self, seeds: int, name: str) -> Floats:
+        """Weights of the seeds in each draw: [K, S], each row sums to 1; seeds drawn with replacement.
+
+        A resample of S seeds has (S − 1)/S of the variance that a fresh set of S seeds has: with three seeds its
+        intervals are a fifth too narrow. So the weights lie √(S/(S − 1)) further from 1/S than the counts say.
+        """
+        if seeds == 1:
+            return np.ones((self.draws, 1))
+        counts = self.stream(name).multinomial(seeds, np.full(seeds, 1.0 / seeds), size=self.draws)
+        return np.asarray(1.0 / seeds + (counts / seeds - 1.0 / seeds) * np.sqrt(seeds / (seeds - 1)))
 
 
 def interval(draws: Floats) -> list[float]:
@@ -59,3 +64,8 @@ def excess_scatter(residuals: Floats, seed_variance: Floats, dof: int) -> float:
     if dof < 1:
         return 0.0
     return max(0.0, float(np.sum(residuals**2)) / dof - float(np.mean(seed_variance)))
+
+
+def t_scale(stream: np.random.Generator, draws: int, dof: int) -> Floats:
+    """√(dof/χ²) for each draw: times normal numbers it gives Student's t, for a spread that `dof` numbers told [K]."""
+    return np.sqrt(dof / stream.chisquare(dof, size=draws))
