@@ -84,7 +84,7 @@ ROOMS = [
         "rlscale/*.py", None, never=("wandb", *HYDRA, *CONCRETE, "rlscale.train", "analysis", "launchers", *SIMULATORS)
     ),
     Room("analysis/sources/wandb.py", THINKING, inside=("wandb",)),
-    Room("analysis/plots.py", (*THINKING, "matplotlib")),
+    Room("analysis/figures/*.py", (*THINKING, "matplotlib")),
     Room("analysis/report.py", (*THINKING, *HYDRA, "rich", "matplotlib", "rlscale.door")),
     *(
         Room(f"analysis/{door}.py", (*THINKING, *HYDRA, "rich", "rlscale.door"))
@@ -180,7 +180,8 @@ def test_every_import_is_allowed() -> None:
         ("analysis/fits.py", "import hydra", True),
         ("analysis/laws.py", "import hydra\nimport scipy.optimize\nfrom analysis import fits", False),
         ("analysis/sources/csv.py", "import wandb", True),
-        ("analysis/plots.py", "import matplotlib.pyplot as plt", False),
+        ("analysis/figures/curves.py", "import matplotlib.pyplot as plt", False),
+        ("analysis/page/book.py", "import matplotlib", True),
         ("launchers/quickstart.py", "from analysis import laws", True),
         ("launchers/quickstart.py", "import rich", False),
     ],
