@@ -60,9 +60,10 @@ def savings(base: Crossings, fitted: Crossings, threshold: float) -> list[Saving
                 draws.append(np.log(base.draws[i, :, j]) - np.log(fitted.draws[other, :, k]))
         if ratios:
             mean = float(np.exp(np.mean(np.log(list(ratios.values())))))
-            rows.append(
-                Saving(str(utd), float(cells["sigma"].iloc[0]), mean, interval(np.exp(np.mean(draws, axis=0))), ratios, tuple(missed))
-            )
+            with np.errstate(invalid="ignore"):  # ∞ − ∞ where a resample misses the level both ways: left out
+                drawn = np.exp(np.mean(draws, axis=0))
+            sigma = float(cells["sigma"].iloc[0])
+            rows.append(Saving(str(utd), sigma, mean, interval(drawn), ratios, tuple(missed)))
     return rows
 
 

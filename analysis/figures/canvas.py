@@ -31,11 +31,16 @@ STYLE: Any = {
     "savefig.facecolor": "none", "lines.linewidth": 1.6, "svg.fonttype": "none", "svg.hashsalt": "rlscale",
     "path.simplify": True, "path.simplify_threshold": 0.3,
 }  # fmt: skip
-SMALL, LARGE = (300.0, 215.0), (400.0, 300.0)  # points; on a page a point is about a pixel
-MARGINS = {"left": 50.0, "right": 10.0, "top": 9.0, "bottom": 40.0}  # points, the same for all, so that panels align
+SMALL, LARGE = (300.0, 215.0), (360.0, 262.0)  # points; on a page a point is about a pixel
+MARGINS = {"left": 56.0, "right": 10.0, "top": 9.0, "bottom": 40.0}  # points, the same for all, so that panels align
 SUPERSCRIPT = str.maketrans("0123456789-.", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻·")
 P, R = ParamSpec("P"), TypeVar("R")
-Shape = Literal["line", "dash", "thin", "dot", "ring", "band", "up", "star", "cross", "diamond", "block"]
+Shape = Literal[
+    "line", "dash", "thin", "band", "block", "dot", "ring", "square", "rhomb", "up", "down", "plus", "star", "cross", "diamond"
+]  # fmt: skip
+MARKS: dict[Shape, str] = {  # to tell tasks apart where colours repeat
+    "dot": "o", "square": "s", "rhomb": "D", "up": "^", "down": "v", "plus": "P", "star": "*", "cross": "X"
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,9 @@ def canvas(size: tuple[float, float]) -> tuple[Figure, Axes]:
     fig = Figure(figsize=(size[0] / 72, size[1] / 72))
     left, bottom = MARGINS["left"] / size[0], MARGINS["bottom"] / size[1]
     width, height = 1 - left - MARGINS["right"] / size[0], 1 - bottom - MARGINS["top"] / size[1]
-    return fig, fig.add_axes((left, bottom, width, height))
+    ax = fig.add_axes((left, bottom, width, height))
+    ax.yaxis.set_label_coords(-46.0 / (width * size[0]), 0.5)  # the same place whatever the ticks say
+    return fig, ax
 
 
 def panel(fig: Figure, title: str, alt: str) -> Panel:
@@ -103,7 +110,7 @@ def themed(svg: str) -> str:
     svg = re.sub(r' xmlns(:\w+)?="[^"]*"| version="[^"]*"', "", svg)
     svg = re.sub(r"(?<=: )#[0-9a-f]{6}\b", lambda found: f"var({variable(found[0])})", svg)
     svg = re.sub(r"font: ([\d.]+)px [^;\"]*|font-family: [^;\"]*", lambda f: f"font-size: {f[1]}px" if f[1] else "", svg)
-    svg = re.sub(r"(\.\d\d)\d+", r"\1", svg)
+    svg = re.sub(r"<[^>]*>", lambda tag: re.sub(r"(\.\d\d)\d+", r"\1", tag[0]), svg)  # not in text: 0.0003 is a tick
     svg = svg.replace("xlink:href", "href")
     used = set(re.findall(r'(?:url\(|href=")#([^)"]+)', svg))
     svg = re.sub(r' id="([^"]+)"', lambda found: found[0] if found[1] in used else "", svg)
@@ -161,11 +168,11 @@ def log_ticks(low: float, high: float, least: int) -> list[float]:
 
 def short(value: float) -> str:
     """Two or three digits and a letter, or a power of ten."""
-    if value >= 1e10 or 0 < value < 1e-5:
+    if value >= 1e9 or 0 < value < 1e-5:
         mantissa, power = f"{value:.1e}".split("e")
         raised = "10" + str(int(power)).translate(SUPERSCRIPT)
         return raised if float(mantissa) == 1 else f"{float(mantissa):g}×{raised}"
-    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+    for size, letter in ((1e6, "M"), (1e3, "k")):
         if value >= size:
             return f"{value / size:.3g}{letter}"
     return np.format_float_positional(float(f"{value:.3g}"), trim="-")
@@ -173,4 +180,9 @@ def short(value: float) -> str:
 
 def raised(exponent: float) -> str:
     """A power as Unicode superscript: −0.47 → ⁻⁰·⁴⁷."""
-    return f"{exponent:.2f}".translate(SUPERSCRIPT)
+    return f"{exponent:z.2f}".translate(SUPERSCRIPT)
+
+
+def mark(index: int) -> tuple[Shape, str]:
+    """(shape of the legend's symbol, matplotlib's marker) of task number `index`."""
+    return list(MARKS.items())[index % len(MARKS)]

@@ -22,6 +22,7 @@ def predicted(laws: Mapping[str, Any]) -> Plate:
     colours = dict(zip(utds, ordered(len(utds), "sigma"), strict=True))
     fig, ax = canvas(LARGE)
     every: list[float] = []
+    reach: list[float] = []
     errors: list[tuple[float, float]] = []
     for row in laws["data"]:
         law = Blend.from_json(row)
@@ -34,11 +35,13 @@ def predicted(laws: Mapping[str, Any]) -> Plate:
     for h in held:
         at = h["observed"] if h["reached"] else h["at_least"]
         every += [at, h["predicted"]]
+        reach += [e for e in h["interval95"] if e is not None]
         whisker(ax, at, h["predicted"], h["interval95"], colours[h["utd"]], h["reached"], "o" if h["reached"] else ">")
     ends = np.array([min(every) / 1.2, max(every) * 1.2])
     ax.plot(ends, ends, color=INK, linewidth=0.9)
     ax.fill_between(ends, ends / 1.1, ends * 1.1, color=FAINT, alpha=0.16, linewidth=0)
-    ax.set(xlim=ends, ylim=ends, xlabel="measured D, env steps", ylabel="predicted D, env steps")
+    heights = min([ends[0], *(e / 1.05 for e in reach)]), max([ends[1], *(e * 1.05 for e in reach)])
+    ax.set(xlim=ends, ylim=heights, xlabel="measured D, env steps", ylabel="predicted D, env steps")
     log_axis(ax, "x")
     log_axis(ax, "y")
     panels = [panel(fig, "Predicted against measured", f"Predicted against measured data, {len(held)} held-out points.")]
@@ -48,10 +51,9 @@ def predicted(laws: Mapping[str, Any]) -> Plate:
     ax.plot([s for s, _ in errors], [100 * e for _, e in errors], "o", color=FAINT, ms=3.6, alpha=0.7)
     for h in held:
         if h["reached"]:
-            low, high = (None if e is None else 100 * (e / h["observed"] - 1) for e in h["interval95"])
             n = [g["threshold"] for g in held if g["utd"] == h["utd"]]
             x = float(Fraction(h["utd"])) * 1.018 ** (n.index(h["threshold"]) - (len(n) - 1) / 2)
-            whisker(ax, x, 100 * h["signed_error"], [low, high], colours[h["utd"]], True)
+            whisker(ax, x, 100 * h["signed_error"], None, colours[h["utd"]], True)
     sigma_axis(ax, [p["utd"] for p in laws["data"][0]["points"]])
     ax.set_ylabel("error of the prediction, %")
     panels.append(panel(fig, "Signed error, level by level", "Signed error of each prediction in per cent, by σ."))

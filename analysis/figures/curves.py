@@ -30,8 +30,9 @@ def learning_curves(crossings: Crossings) -> Plate:
             curve, colour = crossings.curves[i], colours[crossings.cells.loc[i, "utd"]]
             last = max(last, float(curve.steps[-1]))
             thin = np.unique(np.linspace(0, len(curve.steps) - 1, ROWS).astype(int))
-            ax.plot(curve.steps[thin], curve.mean[thin], color=colour, alpha=0.35, linewidth=0.7)
-            ax.plot(*corners(curve.steps, isotonic(curve.steps, curve.mean)), color=colour, linewidth=1.5)
+            ax.plot(curve.steps[thin], curve.mean[thin], color=colour, alpha=0.4, linewidth=0.8)
+            rising = corners(curve.steps, isotonic(curve.steps, curve.mean))
+            ax.plot(*rising, color=colour, linewidth=1.4, drawstyle="steps-post")
             hit = np.isfinite(crossings.point[i])
             hits += list(crossings.point[i][hit])
             ax.plot(
@@ -57,7 +58,7 @@ def learning_curves(crossings: Crossings) -> Plate:
 
 
 def corners(steps: Floats, rising: Floats) -> tuple[Floats, Floats]:
-    """The same staircase with the inner points of its level stretches left out."""
-    edge = np.ones(len(rising), dtype=bool)
-    edge[1:-1] = (np.diff(rising)[:-1] != 0) | (np.diff(rising)[1:] != 0)
+    """The first point of every level of the staircase, and its last."""
+    edge = np.append(True, np.diff(rising) != 0)
+    edge[-1] = True
     return steps[edge], rising[edge]

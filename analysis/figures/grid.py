@@ -7,12 +7,13 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from analysis.curves import Crossings
 from analysis.figures.canvas import Key, Plate, panel, short, styled
 from analysis.figures.palette import ACCENT, ALARM, FAINT, INK, PAPER
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
 WORST = 3.0  # times the least data: more is drawn no fainter
 COLUMNS = 3
@@ -53,11 +54,11 @@ def grid(crossings: Crossings, hparams: Mapping[str, Any]) -> Plate | None:
                     ax.plot(b, r, "x", color=FAINT, ms=3.5, mew=0.8)
             if (task, utd) in best:
                 found = best[task, utd]
-                ax.plot(_place(batches, found["batch_size"]), _place(rates, found["learning_rate"]), "o", ms=8, mfc="none", mec=INK, mew=1.3)
+                ring(ax, _place(batches, found["batch_size"]), _place(rates, found["learning_rate"]), "o", 8, INK)
             meant = [_law(hparams, q, str(task), utd) for q in ("batch_size", "learning_rate")]
             if all(meant):
                 x, y = _place(batches, meant[0]), _place(rates, meant[1])
-                ax.plot(np.clip(x, -0.5, len(batches) - 0.5), np.clip(y, -0.5, len(rates) - 0.5), "D", ms=5, mfc="none", mec=ALARM, mew=1.4, clip_on=False)
+                ring(ax, np.clip(x, -0.5, len(batches) - 0.5), np.clip(y, -0.5, len(rates) - 0.5), "D", 5.5, ALARM)
             ax.set(xlim=(-0.5, len(batches) - 0.5), ylim=(-0.5, len(rates) - 0.5))
             ax.grid(False)
             for spine in ax.spines.values():
@@ -74,10 +75,16 @@ def grid(crossings: Crossings, hparams: Mapping[str, Any]) -> Plate | None:
         Key("best on average over resamples", INK, "ring"), Key("shared laws", ALARM, "diamond"),
     ]  # fmt: skip
     caption = (
-        "B to the right, η upwards. The darker, the fewer env steps to the level; three times the fewest or more is palest. "
-        "A white dot is the single best cell of all seeds."
+        "B to the right, η upwards. The fuller the colour, the fewer env steps to the level; three times the fewest, or "
+        "more, is palest. A small dot is the best cell by the mean over all seeds."
     )
     return Plate(panels, keys, caption, False)
+
+
+def ring(ax: Axes, x: Any, y: Any, shape: str, size: float, colour: str) -> None:
+    """A hollow mark with a rim of paper, so that it shows on any field."""
+    for width, edge in ((3.2, PAPER), (1.4, colour)):
+        ax.plot(x, y, shape, ms=size, mfc="none", mec=edge, mew=width, clip_on=False, zorder=5)
 
 
 def _place(values: list[Any], value: float) -> float:

@@ -16,10 +16,10 @@ PAPER, INK, FAINT, GRID = "#ffffff", "#1f2429", "#68707a", "#e4e7eb"
 ACCENT, ALARM = "#2464b4", "#b3372c"
 PAIRS = {PAPER: "#14171a", INK: "#e8eaed", FAINT: "#9aa2ac", GRID: "#2c3137", ACCENT: "#6ea8ee", ALARM: "#f08a7e"}
 # Okabe and Ito's, deepened for white paper and as they are (or lighter) for black
-TASKS = ["#0068a8", "#c0560a", "#00805c", "#a8518a", "#8a6d00", "#2d7fb0", "#8f2d2d", "#5b6168"]
-TASKS_DARK = ["#56b4e9", "#f0924a", "#2fc39a", "#e08fc0", "#e6c84a", "#8fd0f5", "#e77f7f", "#b3bac2"]
+TASKS = ["#0068a8", "#c0560a", "#00805c", "#b0458c", "#8a6d00", "#4a5058", "#8f2323", "#5d49b8"]
+TASKS_DARK = ["#56b4e9", "#f0924a", "#2fc39a", "#e08fc0", "#e6c84a", "#c3c9d0", "#e77f7f", "#a99bf0"]
 STEPS = 120  # a ramp has so many colours to choose from
-RAMPS = {"sigma": ("plasma", (0.0, 0.68), (0.22, 1.0)), "level": ("viridis", (0.02, 0.74), (0.3, 1.0))}
+RAMPS = {"sigma": ("plasma", (0.0, 0.86), (0.22, 1.0)), "level": ("viridis", (0.02, 0.86), (0.3, 1.0))}
 CONTRAST = 3.0
 
 

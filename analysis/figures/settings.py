@@ -10,13 +10,12 @@ import numpy as np
 
 from analysis.curves import Crossings
 from analysis.figures.canvas import (
-    LARGE, SMALL, Key, Panel, Plate, canvas, log_axis, panel, raised, short, sigma_axis, styled, whisker,
+    LARGE, SMALL, Key, Panel, Plate, canvas, log_axis, mark, panel, raised, short, sigma_axis, styled, whisker,
 )  # fmt: skip
-from analysis.figures.palette import ACCENT, ALARM, FAINT, INK, PAPER, ordered, tasks
+from analysis.figures.palette import ACCENT, ALARM, FAINT, INK, PAPER, TASKS, ordered, tasks
 from analysis.uncertainty import Floats
 
 QUANTITIES = {"batch_size": ("B*", "best batch size B*"), "learning_rate": ("η*", "best learning rate η*")}
-MARKS = "osD^vP*X"
 
 
 @styled
@@ -79,14 +78,14 @@ def pooled(hparams: Mapping[str, Any], draws: Mapping[str, Floats] | None) -> Pl
                 x = float(Fraction(r["utd"])) * 1.02 ** (t - (len(names) - 1) / 2)
                 y = r[quantity] / law["intercept"][r["task"]]
                 face = colours[r["task"]] if r.get("reached", True) else PAPER
-                ax.plot(x, y, MARKS[t % len(MARKS)], color=colours[r["task"]], mfc=face, ms=5, mew=1.1)
+                ax.plot(x, y, mark(t)[1], color=colours[r["task"]], mfc=face, ms=5, mew=1.1)
         sigma_axis(ax, [r["utd"] for r in rows])
         ax.set_ylabel(f"{symbol} / its value at σ = 1 by the law")
         log_axis(ax, "y")
         low, high = law["exponent_ci95"]
-        title = f"{symbol} ∝ σ{raised(law['exponent'])}   [{low:.2f}, {high:.2f}]"
+        title = f"{symbol} ∝ σ{raised(law['exponent'])}, 95 % [{low:.2f}, {high:.2f}]".replace("-", "−")
         panels.append(panel(fig, title, f"{label} of all tasks against σ, each over its intercept, and the shared law."))
-    keys = [Key(name, colours[name], "dot") for name in names[:8]] if len(names) <= 8 else []
+    keys = [Key(name, colours[name], mark(t)[0]) for t, name in enumerate(names)] if len(names) <= len(TASKS) else []
     keys += [Key("shared law, 95 %", ACCENT, "band")]
     caption = "Every task is shifted by its own intercept, so that the one slope they share can be seen."
     return Plate(panels, keys, caption, True)
@@ -125,7 +124,7 @@ def together(hparams: Mapping[str, Any]) -> Plate | None:
         log_axis(ax, "x")
         log_axis(ax, "y")
         told = correlation(np.log(values))
-        panels.append(panel(fig, f"{title}: r = {told:+.2f}", f"{labels[1]} against {labels[0]}: r = {told:.2f}."))
+        panels.append(panel(fig, f"{title}: r = {told:+.2f}".replace("-", "−"), f"{labels[1]} against {labels[0]}: r = {told:.2f}."))
     caption = (
         "r is Pearson's correlation of the logarithms. Right: task and σ taken out by the shared laws, so that what is "
         "left tells whether a cell that wants a larger batch also wants another learning rate."

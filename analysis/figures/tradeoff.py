@@ -87,11 +87,11 @@ def budget(laws: Mapping[str, Any]) -> Plate | None:
             ax.fill_between(x[order], spans[order, 0], spans[order, 1], color=ACCENT, alpha=0.16, linewidth=0)
         ax.plot(line, part["coefficient"] * line ** part["exponent"], color=ACCENT)
         low, high = part["exponent_ci95"]
-        title = f"σ* ∝ F{raised(part['exponent'])}   [{low:.2f}, {high:.2f}]"
-    for p in points:
+        title = f"σ* ∝ F{raised(part['exponent'])}, 95 % [{low:.2f}, {high:.2f}]".replace("-", "−")
+    for i, p in enumerate(points):
         whisker(ax, p["budget"], p["utd"], p.get("utd_ci95"), INK, not p["held_out"], "s" if p.get("at_end") else "o")
         ax.annotate(
-            f"{p['threshold']:g}", (p["budget"], p["utd"]), (6, 5), textcoords="offset points", fontsize=8.5, color=FAINT
+            f"{p['threshold']:g}", (p["budget"], p["utd"]), (6, 5 if i % 2 else -12), textcoords="offset points", fontsize=8.5, color=FAINT
         )
     ax.set(xlabel=f"budget F = C + {short(part['delta'])}·D, FLOPs", ylabel="cheapest σ")
     log_axis(ax, "x")

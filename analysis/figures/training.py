@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.figures.canvas import LARGE, Key, Panel, Plate, canvas, log_axis, panel, sigma_axis, styled
+from analysis.figures.canvas import LARGE, Key, Panel, Plate, canvas, log_axis, mark, panel, sigma_axis, styled
 from analysis.figures.palette import FAINT, INK, TASKS
 from analysis.figures.palette import tasks as task_colours
 
-MARKS = "osD^vP*X"
 TITLES = {
     "overfitting": ("Overfitting", "TD loss, newest over replay"),
     "critic_norm": ("Critic parameter norm", "parameter norm"),
@@ -36,7 +35,7 @@ def training(table: pd.DataFrame, best: Mapping[tuple[str, str], float]) -> Plat
         fig, ax = canvas(LARGE)
         for t, task in enumerate(names):
             mine = known[known["task"] == task].sort_values("sigma")
-            ax.plot(mine["sigma"], mine[measure], "-", marker=MARKS[t % len(MARKS)], color=colours[task], ms=4.5, linewidth=1.3)
+            ax.plot(mine["sigma"], mine[measure], "-", marker=mark(t)[1], color=colours[task], ms=4.5, linewidth=1.3)
         sigma_axis(ax, list(known["utd"]))
         ax.set_ylabel(label)
         log_axis(ax, "y")
@@ -47,18 +46,18 @@ def training(table: pd.DataFrame, best: Mapping[tuple[str, str], float]) -> Plat
         panels.append(_against_best(pairs, names, colours))
     if not panels:
         return None
-    keys = [Key(name, colours[name], "dot") for name in names] if len(names) <= len(TASKS) else [Key("a task each", FAINT, "dot")]
+    keys = [Key(name, colours[name], mark(t)[0]) for t, name in enumerate(names)] if len(names) <= len(TASKS) else [Key("a task each", FAINT, "dot")]
     return Plate(panels, keys, "Medians over seeds, of means over the second half of each run.", True)
 
 
 def _against_best(pairs: list[tuple[Any, ...]], names: list[str], colours: Mapping[str, str]) -> Panel:
     fig, ax = canvas(LARGE)
     for x, y, task in pairs:
-        ax.plot(x, y, MARKS[names.index(task) % len(MARKS)], color=colours[task], ms=5)
+        ax.plot(x, y, mark(names.index(task))[1], color=colours[task], ms=5)
     low, high = (f([v for x, y, _ in pairs for v in (x, y)]) for f in (min, max))
     ax.plot([low, high], [low, high], color=INK, linewidth=0.9)
     ax.set(xlabel="best batch size B*", ylabel="critical batch size")
     log_axis(ax, "x")
     log_axis(ax, "y")
     r = np.corrcoef(np.log([[p[0] for p in pairs], [p[1] for p in pairs]]))[0, 1]
-    return panel(fig, f"Critical against best batch size: r = {r:+.2f}", f"They correlate with r = {r:.2f}.")
+    return panel(fig, f"Critical against best batch size: r = {r:+.2f}".replace("-", "−"), f"They correlate with r = {r:.2f}.")

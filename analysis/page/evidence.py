@@ -117,7 +117,7 @@ def extrapolation(figures: Figures, fit: Mapping[str, Any]) -> list[str]:
 def against_constant(figures: Figures, base: Crossings | None, fitted: Crossings | None, pair: str) -> list[str]:
     """Data with constant settings over data with fitted ones, at the highest level that gives at least three σ."""
     if base is None or fitted is None or not len(base.cells):
-        return [para("The records hold no constant settings over several σ for these tasks, so there is nothing to compare.")]
+        return [para("Nothing to compare: that takes a grid (analysis.hparams) in which the best pair of one σ was run at others too.")]
     for threshold in base.thresholds[::-1]:
         found = savings(base, fitted, float(threshold))
         if len(found) >= min(3, base.cells["utd"].nunique()):

@@ -66,7 +66,7 @@ def laws_lines(laws: Mapping[str, Any] | None) -> list[tuple[str, str]]:
     said = (
         f'<span class="law">D = {show.number(top["d_min"])} · (1 + ({top["beta"]:.3g}/σ)'
         f"<sup>{top['alpha']:.2f}</sup>) env steps</span> until J = {top['threshold']:g}<br>"
-        f"D_min {span(ci.get('d_min'))}, β {span(ci.get('beta'))}, α {span(ci.get('alpha'))}"
+        f"D<sub>min</sub> {span(ci.get('d_min'))}, β {span(ci.get('beta'))}, α {span(ci.get('alpha'))}"
     )
     if [m["law"] for m in members] not in ([], ["shifted_power"]):
         mixed = " + ".join(f"{m['weight']:.0%} {m['law'].replace('_', ' ')}" for m in members)
@@ -102,7 +102,7 @@ def verdict(held: Sequence[Mapping[str, Any]]) -> str:
         f"median absolute error {np.median(np.abs(errors)):.0%}"
     )
     if far:
-        said += f", at σ = {utds[-1]} {np.median(np.abs(far)):.0%} (signed {np.median(far):+.0%})".replace("-", "−")
+        said += f", and {np.median(np.abs(far)):.0%} at σ = {utds[-1]} (signed {np.median(far):+.0%})".replace("-", "−")
     return said
 
 
@@ -121,7 +121,7 @@ def predictions(laws: Mapping[str, Any]) -> str:
     rows = [
         [f"{h['threshold']:g}", h["utd"], h["predicted"], show.span(h["interval95"]),
          h["observed"] if h["reached"] else f"> {show.number(h['at_least'])}",
-         f"{h['signed_error']:+.1%}" if h["reached"] else "–", holds(h),
+         f"{h['signed_error']:+.1%}".replace("-", "−") if h["reached"] else "–", holds(h),
          "extrapolation" if h["extrapolation"] else "interpolation"]
         for h in laws.get("holdout", [])
     ]  # fmt: skip

@@ -18,11 +18,17 @@ SYMBOLS = {
     "ring": '<circle cx="11" cy="6" r="3.6" fill="none" stroke="{c}" stroke-width="1.7"/>',
     "band": '<path d="M1 6H21" stroke="{c}" stroke-width="11" opacity=".2"/><path d="M1 6H21" stroke="{c}" stroke-width="2"/>',
     "up": '<path d="M11 1L16 10.5H6Z" fill="{c}"/>',
+    "square": '<rect x="7" y="2" width="8" height="8" fill="{c}"/>',
+    "rhomb": '<path d="M11 1l5 5-5 5-5-5z" fill="{c}"/>',
+    "down": '<path d="M11 11L16 1.5H6Z" fill="{c}"/>',
+    "plus": '<path d="M9.2 1.5h3.6v2.7h2.7v3.6h-2.7v2.7H9.2V7.8H6.5V4.2h2.7z" fill="{c}"/>',
     "star": '<path d="M11 0l1.6 4.2 4.5.2-3.5 2.8 1.2 4.4L11 9.1l-3.8 2.5 1.2-4.4-3.5-2.8 4.5-.2z" fill="{c}"/>',
     "cross": '<path d="M7 2l8 8M15 2l-8 8" stroke="{c}" stroke-width="1.6"/>',
     "diamond": '<path d="M11 1l5 5-5 5-5-5z" fill="none" stroke="{c}" stroke-width="1.7"/>',
     "block": '<rect x="4" y="0" width="14" height="12" fill="{c}" opacity=".9"/>',
 }
+
+LONG = 6  # notes are shown at once
 
 
 def esc(text: Any) -> str:
@@ -52,14 +58,15 @@ def table(caption: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -
         "<tr>" + "".join(cell(value, n) for value, n in zip(row, numeric, strict=True)) + "</tr>\n" for row in rows
     )
     return (
-        f'<div class="wide" tabindex="0" role="region" aria-label="{esc(caption)}"><table><caption>{esc(caption)}</caption>'
+        f'<p class="title" aria-hidden="true">{esc(caption)}</p>'
+        f'<div class="wide" tabindex="0" role="region" aria-label="{esc(caption)}"><table aria-label="{esc(caption)}">'
         f"<thead><tr>{head}</tr></thead><tbody>\n{lines}</tbody></table></div>"
     )
 
 
 def cell(value: Any, numeric: bool) -> str:
     text = value if isinstance(value, str) else show.number(value)
-    kind = "n" if numeric else "i" if text.startswith("[") else ""
+    kind = "n" if numeric else "long" if len(text) > 48 else ""
     if text in ("yes", "no") and isinstance(value, str):
         return f'<td><span class="{text}">{text}</span></td>'
     return f"<td{_class(kind)}>{esc(text)}</td>"
@@ -74,6 +81,12 @@ def _class(kind: str) -> str:
     return f' class="{kind}"' if kind else ""
 
 
+def facts(rows: Sequence[Sequence[str]]) -> str:
+    """Names and values, one below the other on a phone."""
+    listed = "".join(f"<dt>{esc(name)}</dt><dd>{esc(value)}</dd>" for name, value in rows)
+    return f'<dl class="facts">{listed}</dl>'
+
+
 def fold(caption: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """A table behind its caption, opened by a click; nothing where it has no rows."""
     if not rows:
@@ -82,7 +95,14 @@ def fold(caption: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) ->
 
 
 def notes(lines: Sequence[str]) -> str:
-    return f'<ul class="notes">{"".join(f"<li>{esc(line)}</li>" for line in lines)}</ul>' if lines else ""
+    """A list; of a long one the tail is behind a click."""
+
+    def listed(some: Sequence[str]) -> str:
+        return f'<ul class="notes">{"".join(f"<li>{esc(line)}</li>" for line in some)}</ul>' if some else ""
+
+    if len(lines) <= LONG:
+        return listed(lines)
+    return f"{listed(lines[:LONG])}<details><summary>{len(lines) - LONG} more</summary>{listed(lines[LONG:])}</details>"
 
 
 class Figures:
@@ -116,7 +136,7 @@ def key(one: Key) -> str:
 
 
 def exponent(value: float | None) -> str:
-    return "" if value is None else f"<sup>{value:.2f}</sup>".replace("-", "−")
+    return "" if value is None else f"<sup>{value:z.2f}</sup>".replace("-", "−")
 
 
 def span(pair: Sequence[Any] | None, digits: str = "") -> str:
@@ -124,4 +144,4 @@ def span(pair: Sequence[Any] | None, digits: str = "") -> str:
     if pair is None or any(p is None for p in pair):
         return ""
     low, high = (format(p, digits).replace("-", "−") if digits else show.number(float(p)) for p in pair)
-    return f'<span class="faint">[{low}, {high}]</span>'
+    return f'<span class="faint span">[{low}, {high}]</span>'

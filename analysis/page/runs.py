@@ -11,7 +11,7 @@ import pandas as pd
 
 from analysis.figures.canvas import short
 from analysis.origin import Origin
-from analysis.page.parts import esc, fold, notes, para, table
+from analysis.page.parts import esc, facts, fold, notes, para, table
 
 FEW = 8
 
@@ -50,9 +50,9 @@ def came_from(origin: Origin, asked: str | None) -> list[str]:
         body.append(
             para("The records in the study are not those that this fit was made from: what is drawn from curves may differ.", "warn")
         )
-    rows = [[name, kind, file, sha, count] for (name, kind, file, sha), count in origin.sources.items()]
-    body.append(table("Where the runs come from", ["collection", "kind", "file", "SHA-256 of the file", "runs"], rows))
-    facts = [
+    found = [[name, kind, file, count, sha] for (name, kind, file, sha), count in origin.sources.items()]
+    body.append(table("Where the runs come from", ["collection", "kind", "file", "runs", "SHA-256 of the file"], found))
+    rows = [
         ["runs", str(origin.runs)],
         ["SHA-256 over run ids", origin.runs_sha256],
         ["SHA-256 over curve.csv of all runs", origin.curves_sha256],
@@ -60,7 +60,7 @@ def came_from(origin: Origin, asked: str | None) -> list[str]:
         ["written by", listed(origin.versions) if origin.versions else "not recorded"],
         ["devices", listed(origin.devices) if origin.devices else "not recorded"],
     ]
-    body.append(table("The records", ["", "value"], facts))
+    body.append(facts(rows))
     return body
 
 
