@@ -74,6 +74,7 @@ def averaged(
         kept[task] = np.where(missed, limit, point), missed, np.where(np.isinf(draws), limit, draws), np.isinf(draws)
     if not kept:
         return None, dropped
+
     def mean(values: list[Floats]) -> Floats:
         stack = np.stack(values)
         return np.asarray(np.exp(np.log(stack).mean(axis=0)) if average == "geometric" else stack.mean(axis=0))

@@ -34,7 +34,10 @@ def constant(crossings: Crossings, pairs: Sequence[Mapping[str, Any]]) -> Crossi
     pair = {p["task"]: (int(p["batch_size"]), float(p["learning_rate"])) for p in pairs}
     cells = crossings.cells
     return crossings.take(
-        [pair.get(t) == (b, r) for t, b, r in zip(cells["task"], cells["batch_size"], cells["learning_rate"], strict=True)]
+        [
+            pair.get(t) == (b, r)
+            for t, b, r in zip(cells["task"], cells["batch_size"], cells["learning_rate"], strict=True)
+        ]
     )
 
 

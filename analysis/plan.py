@@ -58,15 +58,13 @@ class Config:
             raise Mistake(f"extend={self.extend:g}: give a factor of 1 or more")
 
 
-
 def frontiers(laws: Mapping[str, Any], extend: float) -> list[Frontier]:
     """One Frontier for each threshold of a laws.json, in its order."""
     low, high = span(laws)
     batch = laws["compute"]["batch_size"]
     slope, intercept = (np.array(list(batch[k].values())) for k in ("exponent", "intercept"))
     return [
-        _frontier(Blend.from_json(d), np.log(intercept), slope, laws, low / extend, high * extend)
-        for d in laws["data"]
+        _frontier(Blend.from_json(d), np.log(intercept), slope, laws, low / extend, high * extend) for d in laws["data"]
     ]
 
 
@@ -82,9 +80,7 @@ def frontier_draws(
     ]
 
 
-def _frontier(
-    law: Law, intercept: Floats, slope: Floats, laws: Mapping[str, Any], low: float, high: float
-) -> Frontier:
+def _frontier(law: Law, intercept: Floats, slope: Floats, laws: Mapping[str, Any], low: float, high: float) -> Frontier:
     def batch(sigma: Floats) -> Floats:
         return np.asarray(np.exp(intercept[:, None] + slope[:, None] * np.log(sigma)).mean(axis=0))
 

@@ -67,7 +67,9 @@ def summaries(study: Study, columns: Columns) -> pd.DataFrame:
 
 def one_run(part: pd.DataFrame, columns: Columns) -> Mapping[str, float]:
     """The three numbers of one curve; NaN where its columns are absent or empty."""
-    values = {name: part[name].to_numpy(float) if name in part else np.full(len(part), np.nan) for name in columns.names}
+    values = {
+        name: part[name].to_numpy(float) if name in part else np.full(len(part), np.nan) for name in columns.names
+    }
     late = {name: mean(v[int(LATE * len(v)) :]) for name, v in values.items()}
     with np.errstate(divide="ignore", invalid="ignore"):
         fit = float(np.divide(late[columns.fresh_loss], late[columns.training_loss]))

@@ -109,7 +109,9 @@ def themed(svg: str) -> str:
     svg = re.sub(r' (width|height)="[\d.]+pt"', "", svg, count=2)
     svg = re.sub(r' xmlns(:\w+)?="[^"]*"| version="[^"]*"', "", svg)
     svg = re.sub(r"(?<=: )#[0-9a-f]{6}\b", lambda found: f"var({variable(found[0])})", svg)
-    svg = re.sub(r"font: ([\d.]+)px [^;\"]*|font-family: [^;\"]*", lambda f: f"font-size: {f[1]}px" if f[1] else "", svg)
+    svg = re.sub(
+        r"font: ([\d.]+)px [^;\"]*|font-family: [^;\"]*", lambda f: f"font-size: {f[1]}px" if f[1] else "", svg
+    )
     svg = re.sub(r"<[^>]*>", lambda tag: re.sub(r"(\.\d\d)\d+", r"\1", tag[0]), svg)  # not in text: 0.0003 is a tick
     svg = svg.replace("xlink:href", "href")
     used = set(re.findall(r'(?:url\(|href=")#([^)"]+)', svg))
@@ -124,10 +126,14 @@ def variable(colour: str) -> str:
     return f"--c{colour[1:]}"
 
 
-def whisker(ax: Axes, x: float, y: float, ends: Sequence[Any] | None, colour: str, filled: bool, mark: str = "o") -> None:
+def whisker(
+    ax: Axes, x: float, y: float, ends: Sequence[Any] | None, colour: str, filled: bool, mark: str = "o"
+) -> None:
     """A point and its interval; hollow unless `filled`. Ends that are not known are left out."""
     if ends is not None and all(e is not None and np.isfinite(e) for e in ends):
-        ax.plot([x, x], [min(ends[0], y), max(ends[1], y)], color=colour, linewidth=1.1, solid_capstyle="butt", zorder=3)
+        ax.plot(
+            [x, x], [min(ends[0], y), max(ends[1], y)], color=colour, linewidth=1.1, solid_capstyle="butt", zorder=3
+        )
     ax.plot(x, y, mark, color=colour, mfc=colour if filled else PAPER, mec=colour, ms=5, mew=1.2, zorder=4)
 
 
@@ -159,7 +165,13 @@ def log_ticks(low: float, high: float, least: int) -> list[float]:
     """At least `least` round numbers in [low, high], or as many as a fine choice gives, and at most seven."""
     powers = 10.0 ** np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
     ticks: list[float] = []
-    for steps in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7), (1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8, 9)):
+    for steps in (
+        (1,),
+        (1, 3),
+        (1, 2, 5),
+        (1, 1.5, 2, 3, 5, 7),
+        (1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8, 9),
+    ):
         ticks = [float(p * s) for p in powers for s in steps if low <= p * s <= high]
         if len(ticks) >= least:
             break

@@ -44,7 +44,9 @@ def predicted(laws: Mapping[str, Any]) -> Plate:
     ax.set(xlim=ends, ylim=heights, xlabel="measured D, env steps", ylabel="predicted D, env steps")
     log_axis(ax, "x")
     log_axis(ax, "y")
-    panels = [panel(fig, "Predicted against measured", f"Predicted against measured data, {len(held)} held-out points.")]
+    panels = [
+        panel(fig, "Predicted against measured", f"Predicted against measured data, {len(held)} held-out points.")
+    ]
     fig, ax = canvas(LARGE)
     ax.axhline(0, color=INK, linewidth=0.9)
     ax.axhspan(-10, 10, color=FAINT, alpha=0.16, linewidth=0)

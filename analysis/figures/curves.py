@@ -36,7 +36,14 @@ def learning_curves(crossings: Crossings) -> Plate:
             hit = np.isfinite(crossings.point[i])
             hits += list(crossings.point[i][hit])
             ax.plot(
-                crossings.point[i][hit], crossings.thresholds[hit], "o", ms=3.6, color=colour, mec=PAPER, mew=0.6, zorder=5
+                crossings.point[i][hit],
+                crossings.thresholds[hit],
+                "o",
+                ms=3.6,
+                color=colour,
+                mec=PAPER,
+                mew=0.6,
+                zorder=5,
             )
         ax.set(ylim=(-40, 1060), xlabel="env steps", ylabel="normalised return")
         if hits:

@@ -46,7 +46,9 @@ def grid(crossings: Crossings, hparams: Mapping[str, Any]) -> Plate | None:
                 data = crossings.point[i, j]
                 if np.isfinite(data):
                     good = 1 - np.log(data / least) / np.log(WORST)
-                    ax.add_patch(Rectangle((b - 0.47, r - 0.47), 0.94, 0.94, lw=0, fc=ACCENT, alpha=0.06 + 0.84 * max(good, 0)))
+                    ax.add_patch(
+                        Rectangle((b - 0.47, r - 0.47), 0.94, 0.94, lw=0, fc=ACCENT, alpha=0.06 + 0.84 * max(good, 0))
+                    )
                     if data == least:
                         ax.plot(b, r, "o", color=PAPER, ms=3)
                 else:
@@ -67,7 +69,17 @@ def grid(crossings: Crossings, hparams: Mapping[str, Any]) -> Plate | None:
             ends = [0, len(batches) - 1] if len(batches) > 1 else [0]
             ax.set_xticks(ends, [short(float(batches[e])) for e in ends])
             ends = [0, len(rates) - 1] if len(rates) > 1 else [0]
-            ax.set_yticks(ends, [f"{rates[e]:.0e}".replace("e-0", "e-") if rates[e] * 1e4 % 1 == 0 else f"{rates[e]:.1e}".replace("e-0", "e-") for e in ends] if column == 0 else [])
+            ax.set_yticks(
+                ends,
+                [
+                    f"{rates[e]:.0e}".replace("e-0", "e-")
+                    if rates[e] * 1e4 % 1 == 0
+                    else f"{rates[e]:.1e}".replace("e-0", "e-")
+                    for e in ends
+                ]
+                if column == 0
+                else [],
+            )
             ax.set_title(f"σ = {utd}", fontsize=8.5, pad=3)
         panels.append(panel(fig, str(task), _alt(str(task), best)))
     keys = [
@@ -105,6 +117,8 @@ def _law(hparams: Mapping[str, Any], quantity: str, task: str, utd: str) -> floa
 
 def _alt(task: str, best: Mapping[tuple[str, str], Mapping[str, Any]]) -> str:
     said = "; ".join(
-        f"σ={utd}: B {short(r['batch_size'])}, η {short(r['learning_rate'])}" for (t, utd), r in best.items() if t == task
+        f"σ={utd}: B {short(r['batch_size'])}, η {short(r['learning_rate'])}"
+        for (t, utd), r in best.items()
+        if t == task
     )
     return f"The grid of {task}. Best on average at {said}."

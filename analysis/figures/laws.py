@@ -11,7 +11,19 @@ import numpy as np
 from analysis.blend import Blend, Draws
 from analysis.budget import Frontier
 from analysis.curves import Crossings
-from analysis.figures.canvas import LARGE, SMALL, Key, Plate, canvas, log_axis, panel, short, sigma_axis, styled, whisker
+from analysis.figures.canvas import (
+    LARGE,
+    SMALL,
+    Key,
+    Plate,
+    canvas,
+    log_axis,
+    panel,
+    short,
+    sigma_axis,
+    styled,
+    whisker,
+)
 from analysis.figures.palette import ALARM, FAINT, PAPER, ordered
 from analysis.uncertainty import Floats
 
@@ -57,7 +69,9 @@ def levels(laws: Mapping[str, Any], draws: Draws | None) -> Plate:
         fig, ax = canvas(SMALL)
         law, line = Blend.from_json(row), sigma_line(row)
         if draws is not None:
-            few = Draws(draws.names, draws.member[:DRAWN], draws.theta[:DRAWN], draws.bend[:DRAWN], draws.low, draws.high)
+            few = Draws(
+                draws.names, draws.member[:DRAWN], draws.theta[:DRAWN], draws.bend[:DRAWN], draws.low, draws.high
+            )
             with np.errstate(over="ignore"):
                 ends = np.exp(np.nanquantile(few.log_data(j, np.log(line)), [0.025, 0.975], axis=0))
             ax.fill_between(line, *ends, color=colour, alpha=0.18, linewidth=0)
@@ -72,12 +86,16 @@ def levels(laws: Mapping[str, Any], draws: Draws | None) -> Plate:
         for p in row["points"]:
             measured(ax, float(Fraction(p["utd"])), p, colour, 1.0)
         spread = [p["data"] for p in row["points"]] + list(np.asarray(law(line)))
-        spread += [e for h in laws.get("holdout", []) if h["threshold"] == row["threshold"] for e in h["interval95"] if e]
+        spread += [
+            e for h in laws.get("holdout", []) if h["threshold"] == row["threshold"] for e in h["interval95"] if e
+        ]
         ax.set_ylim(min(spread) / 1.25, max(spread) * 1.25)
         sigma_axis(ax, [p["utd"] for p in row["points"]])
         ax.set_ylabel("data D, env steps")
         log_axis(ax, "y")
-        said = ", ".join(f"{'' if p['reached'] else 'more than '}{short(p['data'])} at σ={p['utd']}" for p in row["points"])
+        said = ", ".join(
+            f"{'' if p['reached'] else 'more than '}{short(p['data'])} at σ={p['utd']}" for p in row["points"]
+        )
         panels.append(panel(fig, f"J = {row['threshold']:g}", f"Env steps until J = {row['threshold']:g}: {said}."))
     middle = colours[len(colours) // 2]
     keys = [Key("law, 95 % band", middle, "band"), *point_keys(laws)]
@@ -99,7 +117,9 @@ def tasks(laws: Mapping[str, Any], crossings: Crossings) -> Plate:
             line = sigma_line(row)
             if task in row.get("scale", {}):
                 inside = (line >= low * 0.999) & (line <= high * 1.001)
-                ax.plot(line[inside], (Blend.from_json(row)(line) * row["scale"][task])[inside], color=colour, linewidth=1.1)
+                ax.plot(
+                    line[inside], (Blend.from_json(row)(line) * row["scale"][task])[inside], color=colour, linewidth=1.1
+                )
             for i in cells.index:
                 data = crossings.point[i, j]
                 if np.isfinite(data):
@@ -123,7 +143,14 @@ def tasks(laws: Mapping[str, Any], crossings: Crossings) -> Plate:
 def measured(ax: Any, x: float, p: Mapping[str, Any], colour: str, factor: float) -> None:
     """One point of laws.json's `data`, times `factor`; an arrow where the level was not reached."""
     if p["reached"]:
-        whisker(ax, x, p["data"] * factor, [None if e is None else e * factor for e in p["data_ci95"]], colour, not p["held_out"])
+        whisker(
+            ax,
+            x,
+            p["data"] * factor,
+            [None if e is None else e * factor for e in p["data_ci95"]],
+            colour,
+            not p["held_out"],
+        )
     else:
         ax.plot(x, p["data"] * factor, "^", color=colour, mfc=PAPER if p["held_out"] else colour, ms=6, zorder=4)
 

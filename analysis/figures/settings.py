@@ -84,7 +84,9 @@ def pooled(hparams: Mapping[str, Any], draws: Mapping[str, Floats] | None) -> Pl
         log_axis(ax, "y")
         low, high = law["exponent_ci95"]
         title = f"{symbol} ∝ σ{raised(law['exponent'])}, 95 % [{low:.2f}, {high:.2f}]".replace("-", "−")
-        panels.append(panel(fig, title, f"{label} of all tasks against σ, each over its intercept, and the shared law."))
+        panels.append(
+            panel(fig, title, f"{label} of all tasks against σ, each over its intercept, and the shared law.")
+        )
     keys = [Key(name, colours[name], mark(t)[0]) for t, name in enumerate(names)] if len(names) <= len(TASKS) else []
     keys += [Key("shared law, 95 %", ACCENT, "band")]
     caption = "Every task is shifted by its own intercept, so that the one slope they share can be seen."
@@ -124,7 +126,11 @@ def together(hparams: Mapping[str, Any]) -> Plate | None:
         log_axis(ax, "x")
         log_axis(ax, "y")
         told = correlation(np.log(values))
-        panels.append(panel(fig, f"{title}: r = {told:+.2f}".replace("-", "−"), f"{labels[1]} against {labels[0]}: r = {told:.2f}."))
+        panels.append(
+            panel(
+                fig, f"{title}: r = {told:+.2f}".replace("-", "−"), f"{labels[1]} against {labels[0]}: r = {told:.2f}."
+            )
+        )
     caption = (
         "r is Pearson's correlation of the logarithms. Right: task and σ taken out by the shared laws, so that what is "
         "left tells whether a cell that wants a larger batch also wants another learning rate."

@@ -36,7 +36,9 @@ def frontier(laws: Mapping[str, Any], frontiers: Sequence[Frontier], constant: S
                 ax.plot(cost, p["data"], "o", color=colour, mfc=PAPER if p["held_out"] else colour, ms=4.2, mew=1.1)
     budget = laws.get("budget", {})
     stars = budget.get("points", [])
-    ax.plot([p["compute"] for p in stars], [p["data"] for p in stars], "*", ms=11, color=ALARM, mec=PAPER, mew=0.7, zorder=6)
+    ax.plot(
+        [p["compute"] for p in stars], [p["data"] for p in stars], "*", ms=11, color=ALARM, mec=PAPER, mew=0.7, zorder=6
+    )
     ax.set(xlabel="compute C, FLOPs", ylabel="data D, env steps")
     log_axis(ax, "x")
     log_axis(ax, "y")
@@ -48,11 +50,15 @@ def frontier(laws: Mapping[str, Any], frontiers: Sequence[Frontier], constant: S
         panels.append(_beside_constant(rows, frontiers, constant))
         keys.append(Key("settings held constant over σ", FAINT, "dash"))
     keys += [k for k in point_keys(laws) if k.shape != "up"]
-    caption = "Along each curve σ rises from left to right: more updates for each env step. Dotted: outside the fitted σ."
+    caption = (
+        "Along each curve σ rises from left to right: more updates for each env step. Dotted: outside the fitted σ."
+    )
     return Plate(panels, keys, caption, True)
 
 
-def _beside_constant(rows: Sequence[Mapping[str, Any]], frontiers: Sequence[Frontier], constant: Sequence[Line]) -> Panel:
+def _beside_constant(
+    rows: Sequence[Mapping[str, Any]], frontiers: Sequence[Frontier], constant: Sequence[Line]
+) -> Panel:
     colours = dict(zip([r["threshold"] for r in rows], ordered(len(rows), "level"), strict=True))
     fig, ax = canvas(LARGE)
     for threshold, compute, data in constant:
@@ -62,11 +68,15 @@ def _beside_constant(rows: Sequence[Mapping[str, Any]], frontiers: Sequence[Fron
         y = np.array([p["data"] for p in points])
         x = np.asarray(frontiers[row].compute(sigma) / frontiers[row].law(sigma)) * y
         ax.plot(x, y, "-o", color=colours[threshold], ms=4)
-        ax.plot(compute, data, color=colours[threshold], marker="o", mfc=PAPER, ms=4, linestyle=(0, (4, 3)), linewidth=1.2)
+        ax.plot(
+            compute, data, color=colours[threshold], marker="o", mfc=PAPER, ms=4, linestyle=(0, (4, 3)), linewidth=1.2
+        )
     ax.set(xlabel="compute C, FLOPs", ylabel="data D, env steps")
     log_axis(ax, "x")
     log_axis(ax, "y")
-    return panel(fig, "Beside constant settings, as measured", "Measured data and compute, fitted against constant settings.")
+    return panel(
+        fig, "Beside constant settings, as measured", "Measured data and compute, fitted against constant settings."
+    )
 
 
 @styled
@@ -91,7 +101,12 @@ def budget(laws: Mapping[str, Any]) -> Plate | None:
     for i, p in enumerate(points):
         whisker(ax, p["budget"], p["utd"], p.get("utd_ci95"), INK, not p["held_out"], "s" if p.get("at_end") else "o")
         ax.annotate(
-            f"{p['threshold']:g}", (p["budget"], p["utd"]), (6, 5 if i % 2 else -12), textcoords="offset points", fontsize=8.5, color=FAINT
+            f"{p['threshold']:g}",
+            (p["budget"], p["utd"]),
+            (6, 5 if i % 2 else -12),
+            textcoords="offset points",
+            fontsize=8.5,
+            color=FAINT,
         )
     ax.set(xlabel=f"budget F = C + {short(part['delta'])}·D, FLOPs", ylabel="cheapest σ")
     log_axis(ax, "x")

@@ -46,7 +46,11 @@ def training(table: pd.DataFrame, best: Mapping[tuple[str, str], float]) -> Plat
         panels.append(_against_best(pairs, names, colours))
     if not panels:
         return None
-    keys = [Key(name, colours[name], mark(t)[0]) for t, name in enumerate(names)] if len(names) <= len(TASKS) else [Key("a task each", FAINT, "dot")]
+    keys = (
+        [Key(name, colours[name], mark(t)[0]) for t, name in enumerate(names)]
+        if len(names) <= len(TASKS)
+        else [Key("a task each", FAINT, "dot")]
+    )
     return Plate(panels, keys, "Medians over seeds, of means over the second half of each run.", True)
 
 
@@ -60,4 +64,6 @@ def _against_best(pairs: list[tuple[Any, ...]], names: list[str], colours: Mappi
     log_axis(ax, "x")
     log_axis(ax, "y")
     r = np.corrcoef(np.log([[p[0] for p in pairs], [p[1] for p in pairs]]))[0, 1]
-    return panel(fig, f"Critical against best batch size: r = {r:+.2f}".replace("-", "−"), f"They correlate with r = {r:.2f}.")
+    return panel(
+        fig, f"Critical against best batch size: r = {r:+.2f}".replace("-", "−"), f"They correlate with r = {r:.2f}."
+    )

@@ -61,7 +61,9 @@ def book(name: str, fit: Fit, found: Sources | None, absent: str) -> str:
 
 def ran(fit: Fit, found: Sources | None, absent: str) -> list[str]:
     if found is None:
-        return [para(f"The runs could not be read here, so no curve is drawn and no digest taken: {esc(absent)}.", "warn")]
+        return [
+            para(f"The runs could not be read here, so no curve is drawn and no digest taken: {esc(absent)}.", "warn")
+        ]
     body, shown = [], []
     for part, study in found.studies.items():
         if any(study is other for other in shown):
@@ -109,11 +111,17 @@ def inside(figures: Figures, fit: Fit, found: Sources | None) -> list[str]:
     plate = figures.plate(training(found.inside, best)) if found.inside is not None else ""
     if plate:
         return [plate]
-    return [para("Overfitting, critic norm and critical batch size (figures 4, 8 and 9) are left out: the runs did not log them.")]
+    return [
+        para(
+            "Overfitting, critic norm and critical batch size (figures 4, 8 and 9) are left out: the runs did not log them."
+        )
+    ]
 
 
 def reproduce(name: str, fit: Fit) -> list[str]:
-    commands = "\n".join([*(one["provenance"]["command"] for one in fit.parts.values()), f"python -m analysis.report name={name}"])
+    commands = "\n".join(
+        [*(one["provenance"]["command"] for one in fit.parts.values()), f"python -m analysis.report name={name}"]
+    )
     versions: list[list[Any]] = [["rlscale", rlscale.__version__], ["python", platform.python_version()]]
     versions += [[package, importlib.metadata.version(package)] for package in PACKAGES]
     stored: Mapping[str, Any] = next(iter(fit.parts.values()))["provenance"].get("versions", {})

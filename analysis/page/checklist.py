@@ -17,7 +17,9 @@ Row = tuple[str, str]
 UNKNOWN = "not recorded"
 
 
-def checklist(hparams: Mapping[str, Any] | None, laws: Mapping[str, Any] | None, origins: Mapping[str, Origin]) -> list[str]:
+def checklist(
+    hparams: Mapping[str, Any] | None, laws: Mapping[str, Any] | None, origins: Mapping[str, Origin]
+) -> list[str]:
     """Questions and answers in four groups."""
     groups = {
         "The law": form(hparams, laws), "The runs": runs(hparams, laws, origins), "From runs to points": points(hparams, laws),
@@ -33,12 +35,16 @@ def checklist(hparams: Mapping[str, Any] | None, laws: Mapping[str, Any] | None,
 def form(hparams: Mapping[str, Any] | None, laws: Mapping[str, Any] | None) -> list[Row]:
     said, count = [], []
     if hparams:
-        said.append("B* and η*: intercept of the task times a power of σ, one exponent for all tasks (shared) or one each (separate)")
+        said.append(
+            "B* and η*: intercept of the task times a power of σ, one exponent for all tasks (shared) or one each (separate)"
+        )
         cells, tasks = len(hparams["best"]), len({b["task"] for b in hparams["best"]})
         count.append(f"B* and η*, each: {tasks} intercepts and 1 shared exponent from {cells} points")
     if laws:
         members = laws["data"][-1].get("members", [])
-        listed = "; ".join(f"{m['formula']} (weight {m['weight']:.0%})" for m in members) or "d_min·(1 + (beta/σ)^alpha)"
+        listed = (
+            "; ".join(f"{m['formula']} (weight {m['weight']:.0%})" for m in members) or "d_min·(1 + (beta/σ)^alpha)"
+        )
         said.append(f"D: {listed}; C = {laws['compute']['formula']}; σ* = a power of F")
         fitted = len(laws["fit_utds"])
         levels = len(laws["data"])
@@ -62,7 +68,9 @@ def reasons(laws: Mapping[str, Any] | None) -> str:
     errors = (laws or {}).get("left_out_error") or {}
     if not errors:
         return "; no other was compared."
-    told = ", ".join(f"{name.replace('_', ' ')} {'not measurable' if e is None else f'{e:.3f}'}" for name, e in errors.items())
+    told = ", ".join(
+        f"{name.replace('_', ' ')} {'not measurable' if e is None else f'{e:.3f}'}" for name, e in errors.items()
+    )
     return (
         ", beside others where more than one is listed. Root mean square error of ln D (per unit of ln σ) at the largest "
         f"fitted σ, predicted without it: {told}."
@@ -73,7 +81,9 @@ def runs(hparams: Mapping[str, Any] | None, laws: Mapping[str, Any] | None, orig
     first = laws or hparams
     assert first is not None
     spec = first["provenance"]["spec"]
-    fixed = ", ".join(f"{k} {v}" for part in ("algorithm", "budget") for k, v in spec.get(part, {}).items() if k != "name")
+    fixed = ", ".join(
+        f"{k} {v}" for part in ("algorithm", "budget") for k, v in spec.get(part, {}).items() if k != "name"
+    )
     asked = "; ".join(f"{part}: {o.runs} runs" for part, o in origins.items())
     n = f"N = {show.number(float(laws['compute']['n_params']))}" if laws else "N does not enter"
     rows = [
@@ -90,7 +100,12 @@ def runs(hparams: Mapping[str, Any] | None, laws: Mapping[str, Any] | None, orig
             "that never reaches the level has no vote.",
         ))  # fmt: skip
     if laws:
-        rows.append(("Which settings did the runs of D use?", f"Batch sizes for C: {laws['compute'].get('batch_size', {}).get('source', UNKNOWN)}; variant {laws['provenance'].get('variant', UNKNOWN)}."))
+        rows.append(
+            (
+                "Which settings did the runs of D use?",
+                f"Batch sizes for C: {laws['compute'].get('batch_size', {}).get('source', UNKNOWN)}; variant {laws['provenance'].get('variant', UNKNOWN)}.",
+            )
+        )
     return rows
 
 
@@ -140,9 +155,21 @@ def fitting(hparams: Mapping[str, Any] | None, laws: Mapping[str, Any] | None) -
             + (f"{agree:.0%} of the best starts end at the same loss ({loss:.3g})." if agree is not None else "agreement of starts not recorded."),
         ))  # fmt: skip
         bounded = [f"J = {d['threshold']:g} ({', '.join(d['at_bound'])})" for d in laws["data"] if d.get("at_bound")]
-        rows.append(("Are the parameters identified?", f"At a bound, so not fixed by the data: {'; '.join(bounded)}." if bounded else "No parameter of the paper's form ended at a bound; read the intervals beside it."))
+        rows.append(
+            (
+                "Are the parameters identified?",
+                f"At a bound, so not fixed by the data: {'; '.join(bounded)}."
+                if bounded
+                else "No parameter of the paper's form ended at a bound; read the intervals beside it.",
+            )
+        )
     else:
-        rows.append(("Optimiser, initial values, convergence?", "Linear least squares in logarithms, in closed form: there is one minimum."))
+        rows.append(
+            (
+                "Optimiser, initial values, convergence?",
+                "Linear least squares in logarithms, in closed form: there is one minimum.",
+            )
+        )
     rows.append((
         "How uncertain is it?",
         f"{draws} joint resamples of the seeds (bootstrap seed {seed}), carried through every step: crossings, best settings, "
@@ -165,12 +192,22 @@ def checks(hparams: Mapping[str, Any] | None, laws: Mapping[str, Any] | None) ->
         utds = sorted({h["utd"] for h in held})
         rows.append(("What was held out?", (f"σ = {', '.join(utds)}, from every fit and every median." if held else "No σ.")
                      + f" {sum(bool(q['held_out']) for q in laws.get('budget', {}).get('points', []))} budgets, from σ*(F)."))  # fmt: skip
-        rows.append(("Was it compared with something simpler?", "Settings held constant over σ, where the grid holds them: see “Against constant settings”."))
+        rows.append(
+            (
+                "Was it compared with something simpler?",
+                "Settings held constant over σ, where the grid holds them: see “Against constant settings”.",
+            )
+        )
     rows += [
         ("Was it repeated with other choices?", "Not by this page: another metric, average, level or law is another fit under another name."),
         ("Can it be reproduced?", "The commands, digests and versions under “How to reproduce” give the same bytes from the same records."),
     ]  # fmt: skip
     delta = (laws or {}).get("budget", {}).get("delta")
     if delta is not None:
-        rows.append(("Which price of data does σ* rest on?", f"One env step counts as {short(delta)} FLOPs; another δ gives another σ*."))
+        rows.append(
+            (
+                "Which price of data does σ* rest on?",
+                f"One env step counts as {short(delta)} FLOPs; another δ gives another σ*.",
+            )
+        )
     return rows

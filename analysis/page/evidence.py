@@ -28,7 +28,10 @@ def best_settings(
     ]  # fmt: skip
     proposed: dict[tuple[str, str], dict[str, list[str]]] = {}
     for p in hparams.get("proposals", []):
-        proposed.setdefault((p["task"], p["utd"]), {})[p["variant"]] = [str(p["batch_size"]), show.number(p["learning_rate"])]
+        proposed.setdefault((p["task"], p["utd"]), {})[p["variant"]] = [
+            str(p["batch_size"]),
+            show.number(p["learning_rate"]),
+        ]
     variants = list(dict.fromkeys(p["variant"] for p in hparams.get("proposals", [])))
     settled = [[*key, *(word for v in variants for word in cell.get(v, ["–", "–"]))] for key, cell in proposed.items()]
     return [
@@ -38,7 +41,11 @@ def best_settings(
         figures.plate(grid.grid(crossed, hparams), "The whole grid") if crossed is not None else "",
         figures.plate(settings.together(hparams), "Do batch size and learning rate move together?"),
         fold("Best measured values", ["task", "σ", "B*", "95 %", "η*", "95 %", "level", "reached always"], rows),
-        fold("Exponents and intercepts", ["quantity", "variant", "task", "exponent", "95 %", "intercept", "95 %"], parameters(hparams)),
+        fold(
+            "Exponents and intercepts",
+            ["quantity", "variant", "task", "exponent", "95 %", "intercept", "95 %"],
+            parameters(hparams),
+        ),
         fold("Proposed settings", ["task", "σ", *(f"{v} {q}" for v in variants for q in "Bη")], settled),
     ]
 
@@ -55,7 +62,11 @@ def parameters(hparams: Mapping[str, Any]) -> list[list[Any]]:
 
 
 def data_and_compute(
-    figures: Figures, fit: Mapping[str, Any], draws: Draws | None, frontiers: Sequence[Frontier], crossed: Crossings | None
+    figures: Figures,
+    fit: Mapping[str, Any],
+    draws: Draws | None,
+    frontiers: Sequence[Frontier],
+    crossed: Crossings | None,
 ) -> list[str]:
     rows = [
         [f"{d['threshold']:g}", d["d_min"], show.span(d["ci95"]["d_min"]), d["beta"], show.span(d["ci95"]["beta"]),
@@ -73,7 +84,11 @@ def data_and_compute(
         para(f"Batch sizes in C: {source}." if source else "", "faint"),
         figures.plate(laws.levels(fit, draws), "Level by level"),
         figures.plate(laws.tasks(fit, crossed), "Task by task") if crossed is not None else "",
-        fold("Parameters of D = D_min · (1 + (β/σ)^α)", ["J", "D_min", "95 %", "β", "95 %", "α", "95 %", "at a bound"], rows),
+        fold(
+            "Parameters of D = D_min · (1 + (β/σ)^α)",
+            ["J", "D_min", "95 %", "β", "95 %", "α", "95 %", "at a bound"],
+            rows,
+        ),
         fold("Measured points and the law there", ["J", "σ", "D", "95 %", "law", "95 %", "role"], points),
     ]
 
@@ -117,16 +132,18 @@ def extrapolation(figures: Figures, fit: Mapping[str, Any]) -> list[str]:
 def against_constant(figures: Figures, base: Crossings | None, fitted: Crossings | None, pair: str) -> list[str]:
     """Data with constant settings over data with fitted ones, at the highest level that gives at least three σ."""
     if base is None or fitted is None or not len(base.cells):
-        return [para("Nothing to compare: that takes a grid (analysis.hparams) in which the best pair of one σ was run at others too.")]
+        return [
+            para(
+                "Nothing to compare: that takes a grid (analysis.hparams) in which the best pair of one σ was run at others too."
+            )
+        ]
     for threshold in base.thresholds[::-1]:
         found = savings(base, fitted, float(threshold))
         if len(found) >= min(3, base.cells["utd"].nunique()):
             break
     else:
         return [para("No level is reached both ways at enough σ to compare.")]
-    rows = [
-        [s.utd, s.ratio, show.span(s.interval), len(s.tasks), ", ".join(s.missed) or "–"] for s in found
-    ]
+    rows = [[s.utd, s.ratio, show.span(s.interval), len(s.tasks), ", ".join(s.missed) or "–"] for s in found]
     what = f"Above 1 the fitted settings need less data. Constant settings: {pair}. One logging point more or less is noise."
     columns = ["σ", "D constant / D fitted", "95 %", "tasks", "reached with fitted settings only"]
     return [figures.plate(checks.saving(found, float(threshold), what)), fold("The same as a table", columns, rows)]

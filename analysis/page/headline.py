@@ -31,8 +31,14 @@ def question(first: Mapping[str, Any], hparams: Mapping[str, Any] | None, laws: 
     if hparams:
         asked.append("which batch size and learning rate are best at each σ (updates per env step)")
     if laws:
-        asked.append("how many env steps and how much compute it takes to reach a return level, and which σ is cheapest")
-    tasks = sorted({b["task"] for b in hparams["best"]}) if hparams else sorted({t for d in first["data"] for t in d["scale"]})
+        asked.append(
+            "how many env steps and how much compute it takes to reach a return level, and which σ is cheapest"
+        )
+    tasks = (
+        sorted({b["task"] for b in hparams["best"]})
+        if hparams
+        else sorted({t for d in first["data"] for t in d["scale"]})
+    )
     return (
         f"Asked: for {esc(spec['algorithm']['name'])} on {esc(spec['benchmark']['name'])} "
         f"({len(tasks)} task{'s' if len(tasks) != 1 else ''}), {'; and '.join(asked)}. "
@@ -77,10 +83,14 @@ def laws_lines(laws: Mapping[str, Any] | None) -> list[tuple[str, str]]:
     lines.append(("compute", formula))
     if budget.get("exponent") is not None:
         stuck = sum(bool(p.get("at_end")) for p in budget["points"])
-        star = f'<span class="law">σ* ∝ F{exponent(budget["exponent"])}</span> {span(budget.get("exponent_ci95"), ".2f")}'
+        star = (
+            f'<span class="law">σ* ∝ F{exponent(budget["exponent"])}</span> {span(budget.get("exponent_ci95"), ".2f")}'
+        )
         star += f" for F = C + {short(budget['delta'])} · D"
         if stuck:
-            star += f"<br><span class='no'>{stuck} of {len(budget['points'])} optima are ends of the searched range</span>"
+            star += (
+                f"<br><span class='no'>{stuck} of {len(budget['points'])} optima are ends of the searched range</span>"
+            )
         lines.append(("best σ for a budget", star))
     lines.append(("prediction", verdict(laws.get("holdout", []))))
     return lines
@@ -126,6 +136,8 @@ def predictions(laws: Mapping[str, Any]) -> str:
         for h in laws.get("holdout", [])
     ]  # fmt: skip
     if not rows:
-        return para("No σ was held out of this fit, so there is nothing to compare; holdout=[8,16] of analysis.laws does it.")
+        return para(
+            "No σ was held out of this fit, so there is nothing to compare; holdout=[8,16] of analysis.laws does it."
+        )
     columns = ["J", "σ", "predicted D", "95 %", "obtained D", "signed error", "inside", "kind"]
     return table("Env steps predicted for σ that no fit saw, and what was then measured", columns, rows)

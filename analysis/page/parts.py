@@ -53,7 +53,9 @@ def para(text: str, kind: str = "") -> str:
 def table(caption: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """A table in a box of its own that scrolls; columns of numbers stand to the right."""
     numeric = [all(not isinstance(r[i], str) or bare(r[i]) for r in rows) for i in range(len(columns))]
-    head = "".join(f'<th scope="col"{_class("n" if n else "")}>{esc(c)}</th>' for c, n in zip(columns, numeric, strict=True))
+    head = "".join(
+        f'<th scope="col"{_class("n" if n else "")}>{esc(c)}</th>' for c, n in zip(columns, numeric, strict=True)
+    )
     lines = "".join(
         "<tr>" + "".join(cell(value, n) for value, n in zip(row, numeric, strict=True)) + "</tr>\n" for row in rows
     )

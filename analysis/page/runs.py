@@ -48,7 +48,10 @@ def came_from(origin: Origin, asked: str | None) -> list[str]:
     body = []
     if asked is not None and asked != origin.runs_sha256:
         body.append(
-            para("The records in the study are not those that this fit was made from: what is drawn from curves may differ.", "warn")
+            para(
+                "The records in the study are not those that this fit was made from: what is drawn from curves may differ.",
+                "warn",
+            )
         )
     found = [[name, kind, file, count, sha] for (name, kind, file, sha), count in origin.sources.items()]
     body.append(table("Where the runs come from", ["collection", "kind", "file", "runs", "SHA-256 of the file"], found))
@@ -73,8 +76,18 @@ def left_out(parts: Mapping[str, Mapping[str, Any]]) -> list[str]:
             body.append(para(f"analysis.{part} left nothing out."))
             continue
         counts = Counter(d["reason"] for d in dropped)
-        body.append(table(f"Left out by analysis.{part}, by reason", ["reason", "rows"], [list(c) for c in counts.most_common(12)]))
-        body.append(fold(f"every row left out by analysis.{part}", ["what", "reason"], [[d["what"], d["reason"]] for d in dropped]))
+        body.append(
+            table(
+                f"Left out by analysis.{part}, by reason", ["reason", "rows"], [list(c) for c in counts.most_common(12)]
+            )
+        )
+        body.append(
+            fold(
+                f"every row left out by analysis.{part}",
+                ["what", "reason"],
+                [[d["what"], d["reason"]] for d in dropped],
+            )
+        )
     return body
 
 

@@ -77,7 +77,14 @@ dl.check dd{margin:.1rem 0 0}
  details::details-content{content-visibility:visible;block-size:auto}
 }
 """
-NAMES = {"paper": "#ffffff", "ink": "#1f2429", "faint": "#68707a", "grid": "#e4e7eb", "accent": "#2464b4", "alarm": "#b3372c"}
+NAMES = {
+    "paper": "#ffffff",
+    "ink": "#1f2429",
+    "faint": "#68707a",
+    "grid": "#e4e7eb",
+    "accent": "#2464b4",
+    "alarm": "#b3372c",
+}
 SHADE = "#f3f5f7", "#1d2125"
 
 

@@ -165,7 +165,9 @@ def bare_hparams(hparams: dict[str, Any]) -> None:
             law.pop("intercept_ci95", None)
 
 
-def test_absent_keys_and_draws_are_no_hindrance_and_other_runs_are_told(study: Path, door: Door, tmp_path: Path) -> None:
+def test_absent_keys_and_draws_are_no_hindrance_and_other_runs_are_told(
+    study: Path, door: Door, tmp_path: Path
+) -> None:
     folder = copied(study, tmp_path)
     for name, strip in (("laws", bare_laws), ("hparams", bare_hparams)):
         fit = json.loads((folder / f"{name}.json").read_text())
@@ -186,7 +188,9 @@ def test_a_grid_alone_is_enough(study: Path, door: Door, tmp_path: Path) -> None
         path.unlink()
     assert door("report", tmp_path, "name=a").returncode == 0
     page = Page((folder / "report.html").read_text())
-    assert not page.faults and "Best batch size and learning rate" in page.words and "Data and compute" not in page.words
+    assert (
+        not page.faults and "Best batch size and learning rate" in page.words and "Data and compute" not in page.words
+    )
 
 
 def test_laws_alone_are_enough_also_where_their_runs_are_not(study: Path, door: Door, tmp_path: Path) -> None:

@@ -15,7 +15,9 @@ from matplotlib.image import imread
 from tests.analysis.conftest import Done
 from tests.analysis.synthetic import World
 
-BROWSER = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+BROWSER = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")]
 # a headless window is never narrower than 500 pixels, so a phone is a frame of its width in a page
 FRAME = """<body style="margin:0"><iframe src="{page}" style="border:0;width:{width}px;height:{height}px"></iframe>
@@ -24,7 +26,7 @@ FRAME = """<body style="margin:0"><iframe src="{page}" style="border:0;width:{wi
   const shown = e => e.getClientRects().length && !e.closest(".wide");
   const wide = [...inner.querySelectorAll("body *")].filter(e => shown(e) && e.getBoundingClientRect().right > {width} + 1);
   const small = [...inner.querySelectorAll("figure svg text")].filter(shown)
-    .map(e => e.getBoundingClientRect()).filter(r => Math.min(r.width, r.height) < 5);
+    .map(e => e.getBoundingClientRect()).filter(r => Math.max(r.width, r.height) < 8);  // of one letter the height, however it is turned
   document.title = JSON.stringify({{width: root.scrollWidth, wide: wide.map(e => e.outerHTML.slice(0, 80)).slice(0, 5),
     small: small.length, figures: inner.querySelectorAll("figure svg").length,
     background: inner.defaultView.getComputedStyle(inner.body).backgroundColor}});
@@ -33,7 +35,7 @@ FRAME = """<body style="margin:0"><iframe src="{page}" style="border:0;width:{wi
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory, door: Callable[..., Done]) -> Path:
-    """Nine tasks at seven σ: as many panels and as long names as a page has to bear."""
+    """Seven σ, eight levels and a long name: as much as one page has to bear."""
     root = tmp_path_factory.mktemp("browser")
     utds = ("1/4", "1/2", "1", "2", "4", "8", "16")
     World(utds=utds, batch_sizes=(64, 128, 256), learning_rates=(3e-4, 6e-4), seeds=3, log_every=400).write_grid(root)
@@ -66,7 +68,9 @@ def test_it_fits_and_can_be_read(report: Path, tmp_path: Path, width: int, dark:
     assert found["background"] == ("rgb(20, 23, 26)" if dark else "rgb(255, 255, 255)")
 
 
-@pytest.mark.parametrize(("name", "width", "dark"), [("light", 1280, False), ("dark", 1280, True), ("phone", 390, False)])
+@pytest.mark.parametrize(
+    ("name", "width", "dark"), [("light", 1280, False), ("dark", 1280, True), ("phone", 390, False)]
+)
 def test_it_is_painted(report: Path, tmp_path: Path, name: str, width: int, dark: bool) -> None:
     shot = tmp_path / f"{name}.png"
     browse(report, tmp_path, width, 6000, dark, f"--screenshot={shot}")

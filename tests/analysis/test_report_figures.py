@@ -18,7 +18,9 @@ from analysis.figures.curves import corners
 from analysis.figures.training import training
 from analysis.training import Columns, critical_batch, one_run
 
-COLUMNS = Columns("critic_loss", "validation_critic_loss", "critic_norm", "grad_norm_small", "grad_norm_big", (64, 1024))
+COLUMNS = Columns(
+    "critic_loss", "validation_critic_loss", "critic_norm", "grad_norm_small", "grad_norm_big", (64, 1024)
+)
 
 
 def test_every_colour_stands_out_on_its_paper() -> None:
@@ -105,7 +107,9 @@ def cells(batch: dict[str, int], data: dict[tuple[str, str], float]) -> Crossing
     ]  # fmt: skip
     point = np.array(list(data.values()))[:, None]
     empty = Curve(np.empty(0), np.empty((0, 2)))
-    return Crossings(pd.DataFrame(rows), np.array([700.0]), point, np.repeat(point[:, None], 20, axis=1), [empty] * len(rows), [])
+    return Crossings(
+        pd.DataFrame(rows), np.array([700.0]), point, np.repeat(point[:, None], 20, axis=1), [empty] * len(rows), []
+    )
 
 
 def test_a_saving_is_a_geometric_mean_over_the_tasks_that_reach_it_both_ways() -> None:
@@ -129,9 +133,15 @@ def test_the_critical_batch_size_of_known_noise_is_found() -> None:
 
 
 def test_what_a_run_did_not_log_is_not_invented() -> None:
-    part = pd.DataFrame({"env_step": range(10), "critic_loss": [9.0] * 5 + [2.0] * 5, "validation_critic_loss": [1.0] * 5 + [3.0] * 5})
+    part = pd.DataFrame(
+        {"env_step": range(10), "critic_loss": [9.0] * 5 + [2.0] * 5, "validation_critic_loss": [1.0] * 5 + [3.0] * 5}
+    )
     found = one_run(part, COLUMNS)
-    assert found["overfitting"] == pytest.approx(1.5) and np.isnan(found["critic_norm"]) and np.isnan(found["critical_batch"])
+    assert (
+        found["overfitting"] == pytest.approx(1.5)
+        and np.isnan(found["critic_norm"])
+        and np.isnan(found["critical_batch"])
+    )
 
 
 def test_training_is_drawn_as_far_as_it_was_logged() -> None:
