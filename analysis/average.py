@@ -82,9 +82,8 @@ def averaged(
     medians = {t: float(np.median(k[0][train])) for t, k in kept.items()}
     centre = float(np.median(list(medians.values())))
     data = mean([kept[t][0] / medians[t] for t in kept]) * centre
-    median_draws = {t: np.median(k[2][:, train], axis=1) for t, k in kept.items()}  # [K] each
-    centre_draws = np.median(np.stack(list(median_draws.values())), axis=0)
-    draws = mean([kept[t][2] / median_draws[t][:, None] for t in kept]) * centre_draws[:, None]
+    # medians and centre are units, not estimates: drawn anew they would shift all σ together and cancel nowhere
+    draws = mean([kept[t][2] / medians[t] for t in kept]) * centre
     return (
         Averaged(
             threshold,

@@ -37,8 +37,10 @@ class Blend:
     @staticmethod
     def from_json(row: Mapping[str, Any]) -> Blend:
         """From a row of laws.json's `data`; one without `members` is the shifted power law alone (4.1)."""
-        alone = {"law": "shifted_power", "weight": 1.0, "theta": [np.log(row[k]) for k in ("d_min", "beta", "alpha")]}
-        rows = row.get("members", [alone])
+        if "members" not in row:
+            theta = np.log([[row[name] for name in ("d_min", "beta", "alpha")]])
+            return Blend(("shifted_power",), np.ones(1), theta)
+        rows = row["members"]
         names = tuple(str(r["law"]) for r in rows)
         return Blend(names, np.array([r["weight"] for r in rows]), np.array([r["theta"] for r in rows]))
 

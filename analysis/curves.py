@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -172,38 +173,61 @@ def crossings(
     level is reached (the papers'), half a logging interval late on average.
     """
     thresholds = np.asarray(reference.thresholds, dtype=float)
-    by_run = {run_id: part for run_id, part in study.curves.groupby("run_id", sort=False)}
-    groups = list(study.runs.groupby(CELL, sort=True))
-    rows, points, draws, curves, dropped = [], [], [], [], []
-    for key, members in track(groups, len(groups), "resampling seeds"):
-        seeds = []
-        for run in members.sort_values(["seed", "run_id"]).itertuples():
-            part = by_run.get(run.run_id, study.curves.iloc[:0])
-            value = reference.normalise(part[metric].to_numpy(dtype=float), str(run.task))
-            if not np.isfinite(value).any() and run.status == "diverged":
-                seeds.append((np.zeros(1), np.zeros(1), True))  # it counts, at the floor: leaving it out would flatter
-                continue
-            if not np.isfinite(value).any():
-                dropped.append((str(run.run_id), f"{metric} is empty in every row of curve.csv"))
-                continue
-            seeds.append((part["env_step"].to_numpy(dtype=float), value, run.status == "diverged"))
-        curve = join_seeds(seeds) if seeds else None
-        if curve is None or curve.steps.size < 2:
-            if seeds:
-                reason = f"its seeds share fewer than two steps with a {metric}"
-                dropped += [(str(run_id), reason) for run_id in members["run_id"]]
-            continue
-        name = cell_name(dict(zip(CELL, key, strict=True)))
-        count = curve.values.shape[1]
-        weights = bootstrap.weights(count, name)
-        points.append(first_reached(curve.steps, curve.values, np.ones((1, count)), thresholds, interpolate)[0])
-        draws.append(first_reached(curve.steps, curve.values, weights, thresholds, interpolate))
-        counts = {"n_seeds": count, "n_diverged": sum(d for *_, d in seeds), "t_max": curve.steps[-1]}
-        rows.append(dict(zip(CELL, key, strict=True)) | counts)
-        curves.append(curve)
-    if not rows:
+    cells, dropped = _join_cells(study, reference, metric)
+    if not cells:
         raise Mistake(f"metric={metric}: no selected run has a value of it; choose metric=train_return or eval_return")
-    return Crossings(pd.DataFrame(rows), thresholds, np.stack(points), np.stack(draws), curves, dropped)
+
+    def reached(cell: tuple[dict[str, Any], Curve]) -> tuple[Floats, Floats]:
+        row, curve = cell
+        weights = bootstrap.weights(row["n_seeds"], cell_name(row))
+        one = np.ones((1, row["n_seeds"]))
+        point = first_reached(curve.steps, curve.values, one, thresholds, interpolate)[0]
+        return point, first_reached(curve.steps, curve.values, weights, thresholds, interpolate)
+
+    with ThreadPoolExecutor() as pool:  # numpy lets go of the interpreter's lock where the time is spent
+        found = list(track(pool.map(reached, cells), len(cells), "resampling seeds"))
+    points, draws = (np.stack(part) for part in zip(*found, strict=True))
+    return Crossings(pd.DataFrame([row for row, _ in cells]), thresholds, points, draws, [c for _, c in cells], dropped)
+
+
+def _join_cells(
+    study: Study, reference: Reference, metric: str
+) -> tuple[list[tuple[dict[str, Any], Curve]], list[tuple[str, str]]]:
+    """Each configuration's row of `Crossings.cells` with its curve, and what was left out. Tables are read once, as
+    arrays: a look-up in a table for every run takes longer than the statistics."""
+    ids, steps = study.curves["run_id"].to_numpy(), study.curves["env_step"].to_numpy(dtype=float)
+    raw = study.curves[metric].to_numpy(dtype=float)
+    starts = np.flatnonzero(np.append(True, ids[1:] != ids[:-1])) if len(ids) else np.empty(0, dtype=int)
+    rows_of = {ids[a]: slice(a, b) for a, b in zip(starts, np.append(starts[1:], len(ids)), strict=True)}
+    runs = study.runs.sort_values([*CELL, "seed", "run_id"], ignore_index=True)
+    group = runs.groupby(CELL, sort=False).ngroup().to_numpy()
+    columns = {name: runs[name].tolist() for name in (*CELL, "run_id", "status")}
+    cells, dropped = [], []
+    for first, last in zip(
+        *(np.searchsorted(group, np.arange(group[-1] + 1), side=s) for s in ("left", "right")), strict=True
+    ):
+        row = {name: columns[name][first] for name in CELL}
+        seeds = []
+        for i in range(first, last):
+            run_id, diverged = columns["run_id"][i], columns["status"][i] == "diverged"
+            part = rows_of.get(run_id, slice(0, 0))
+            value = reference.normalise(raw[part], row["task"])
+            if np.isfinite(value).any():
+                seeds.append((steps[part], value, diverged))
+            elif diverged:
+                seeds.append((np.zeros(1), np.zeros(1), True))  # it counts, at the floor: leaving it out would flatter
+            else:
+                dropped.append((str(run_id), f"{metric} is empty in every row of curve.csv"))
+        if not seeds:
+            continue
+        curve = join_seeds(seeds)
+        if curve.steps.size < 2:
+            reason = f"its seeds share fewer than two steps with a {metric}"
+            dropped += [(str(run_id), reason) for run_id in columns["run_id"][first:last]]
+            continue
+        counts = {"n_seeds": curve.values.shape[1], "n_diverged": sum(d for *_, d in seeds), "t_max": curve.steps[-1]}
+        cells.append((row | counts, curve))
+    return cells, dropped
 
 
 def cell_name(cell: Mapping[str, Any]) -> str:

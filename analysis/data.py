@@ -26,9 +26,11 @@ from rlscale.typed import Mistake, nearest
 AUTO = ("shifted_power", "log_quadratic", "plateau")
 STARTS = 5
 UNSURE = 0.3  # of ln D: how well one step beyond a fit tells how the next will go
-# The error of ln D per unit of ln σ beyond the fitted range that is expected before any is seen, and how many measured
-# errors that expectation counts for: laws that fit within a few per cent go wrong by a tenth per factor e.
-DRIFT, DRIFT_COUNTS = 0.12, 3.0
+# The error of ln D per unit of ln σ beyond the fitted range, on top of the forms' disagreement, that is expected before
+# any is seen, and how many measured errors that expectation counts for: about the scatter for each factor e in σ.
+DRIFT, DRIFT_COUNTS = 0.05, 4.0
+# The same for the standard deviation of ln D about the law from σ to σ, beyond the seeds': a few per cent.
+SCATTER, SCATTER_COUNTS = 0.04, 3.0
 
 
 @dataclass(frozen=True)
@@ -118,10 +120,11 @@ def _joint_laws(
     parameters = max(1, FORMS[names[0]].count + (FORMS[names[0]].shared is not None))
     dof = max(0, len(x) - parameters)
     size = float(np.mean((residual**2).sum(axis=1)))  # of one threshold: all are cut from the same curves
-    scatter = np.sqrt(max(0.0, size / dof - seeds)) if dof else 0.0
-    stream = bootstrap.stream("scatter/data")
+    counts = SCATTER_COUNTS + dof
+    scatter = float(np.sqrt((SCATTER_COUNTS * SCATTER**2 + max(0.0, size - dof * seeds)) / counts))
     # the scatter is known from few points: each draw has its own, and one shift for each σ, the same at every threshold
-    spread = np.sqrt(np.maximum(0.0, size * t_scale(stream, bootstrap.draws, dof) ** 2 / dof - seeds)) if dof else 0.0
+    stream = bootstrap.stream("scatter/data")
+    spread = scatter * t_scale(stream, bootstrap.draws, int(counts))
     drawn = drawn + (spread * stream.standard_normal((len(x), bootstrap.draws))).T[:, None, :]
     drawn_censored = np.stack([p.draws_censored[:, train] for p in kept], axis=1)
     many = {
@@ -130,7 +133,7 @@ def _joint_laws(
     }
     member = bootstrap.stream("form").choice(len(names), size=bootstrap.draws, p=weights)
     theta = np.stack([many[name].theta for name in names])[member, np.arange(bootstrap.draws)]
-    drift, bend = _drift(steps, weights, bootstrap)
+    drift, bend = _drift(steps, weights, x, scatter**2 + seeds, bootstrap)
     ends = float(np.exp(x.min())), float(np.exp(x.max()))
     rows = [
         Level(points, blend, _parameters(fits["shifted_power"].theta[0, j]),
@@ -140,7 +143,7 @@ def _joint_laws(
     notes = _notes(fits, rows, names, len(x), dof)
     shifted = fits["shifted_power"]
     return Laws(
-        rows, Draws(names, member, theta, bend, *ends), float(scatter), drift, errors, shifted.agree,
+        rows, Draws(names, member, theta, bend, *ends), scatter, drift, errors, shifted.agree,
         float(shifted.loss[0]), fit_utds, dropped, notes,
     )  # fmt: skip
 
@@ -162,15 +165,24 @@ def _size(errors: Floats) -> float | None:
     return float(np.sqrt(np.nanmean(errors**2))) if np.isfinite(errors).any() else None
 
 
-def _drift(steps: dict[str, Floats], weights: Floats, bootstrap: Bootstrap) -> tuple[float, Floats]:
-    """The expected error of ln D per unit of ln σ beyond the fitted range, and draws of it below and above: [K, 2]."""
-    blended = sum(w * e for w, e in zip(weights, steps.values(), strict=True))
-    origins = [float(np.nanmean(row**2)) for row in np.asarray(blended) if np.isfinite(row).any()]
+def _drift(
+    steps: dict[str, Floats], weights: Floats, x: Floats, noise: float, bootstrap: Bootstrap
+) -> tuple[float, Floats]:
+    """The expected error of ln D per unit of ln σ beyond the fitted range, and draws of it below and above: [K, 2].
+
+    That is: beyond the disagreement of the forms, which the draws hold already, and beyond the `noise` (a variance of
+    ln D) of the point that was left out.
+    """
+    errors = np.stack(list(steps.values()))  # [F, origins, J]
+    mean = np.tensordot(weights, errors, axes=1)
+    spread = np.tensordot(weights, (errors - mean) ** 2, axes=1)  # [origins, J]
+    gaps = np.diff(x)[::-1][: errors.shape[1]]
+    excess = mean**2 - spread - noise / gaps[:, None] ** 2
+    origins = [float(np.nanmean(row)) for row in excess if np.isfinite(row).any()]
     counts = DRIFT_COUNTS + len(origins)
-    drift = float(np.sqrt((DRIFT_COUNTS * DRIFT**2 + sum(origins)) / counts))
-    stream = bootstrap.stream("drift")
-    scale = t_scale(stream, bootstrap.draws, int(counts))
-    return drift, np.asarray(drift * scale[:, None] * stream.standard_normal((bootstrap.draws, 2)))
+    # one origin alone may well have been lucky: the mean is cut off at 0, not each of them
+    drift = float(np.sqrt(max(0.0, (DRIFT_COUNTS * DRIFT**2 + sum(origins)) / counts)))
+    return drift, np.asarray(drift * bootstrap.stream("drift").standard_normal((bootstrap.draws, 2)))
 
 
 def _parameters(theta: Floats) -> tuple[float, float, float]:

@@ -1,4 +1,4 @@
-"""Laws fitted in logs: power laws with a shared or separate slope (4.6, 4.7), and the data law D_J(σ) (4.1)."""
+"""Power laws of the best settings, fitted in logs with a shared or a separate slope (4.6, 4.7)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 
 from analysis.best import Best
 from analysis.uncertainty import Bootstrap, Floats, excess_scatter, interval
@@ -98,136 +97,6 @@ def levels(sigma: Floats, what: str) -> None:
             f"the {what} needs at least {FEWEST_LEVELS} levels of σ and the selected runs leave {len(have)} "
             f"(σ = {', '.join(f'{s:g}' for s in have)}): sweep more values of utd"
         )
-
-
-@dataclass(frozen=True)
-class DataLaw:
-    """D(σ) = d_min · (1 + (beta/σ)^alpha) (4.1) for one threshold.
-
-    `scatter` is the standard deviation of ln D about the law (0 where three σ leave none to measure); `agree` the
-    share of starts that ended within 1e-6 of the best loss; `at_bound` names parameters that ended at a bound, which
-    means that the data do not identify them.
-    """
-
-    d_min: float
-    beta: float
-    alpha: float
-    loss: float
-    agree: float
-    at_bound: tuple[str, ...]
-
-    def __call__(self, sigma: Any) -> Any:
-        return self.d_min * (1.0 + (self.beta / sigma) ** self.alpha)
-
-    def sigma_at(self, data: float) -> float:
-        """The σ at which D = data (A.7); inf when data ≤ d_min."""
-        if data <= self.d_min:
-            return float("inf")
-        return float(self.beta * (self.d_min / (data - self.d_min)) ** (1.0 / self.alpha))
-
-
-ALPHA = (0.05, 5.0)
-REACH = 1e3  # beta may lie this factor outside the measured σ
-
-
-def fit_data_law(sigma: Floats, data: Floats, censored: NDArray[np.bool_]) -> DataLaw:
-    """The law with the least squared error of ln D; a censored point counts only where the law falls below it.
-
-    sigma [n], data [n] (for a censored point: the env steps within which the level was not reached), censored [n].
-    A 32 × 32 grid over (beta, alpha) with the best d_min for each, then L-BFGS-B from the five best cells.
-    """
-    x, y = np.log(sigma), np.log(data)
-    starts, bounds = _starts(x, y[None], censored[None], 5)
-    ends = [_polish(start, x, y, censored, bounds, 1e-14) for start in starts[0]]
-    losses = np.array([loss for _, loss in ends])
-    a, b, alpha = ends[int(losses.argmin())][0]
-    tight = [
-        name
-        for name, value, (low, high) in zip(("beta", "alpha"), (b, alpha), bounds[1:], strict=True)
-        if min(value - low, high - value) < 1e-3
-    ]
-    agree = float(np.mean(losses <= losses.min() + 1e-6))
-    return DataLaw(float(np.exp(a)), float(np.exp(b)), float(alpha), float(losses.min()), agree, tuple(tight))
-
-
-def fit_data_law_draws(sigma: Floats, data: Floats, censored: NDArray[np.bool_]) -> Floats:
-    """The same for K draws at once: data, censored [K, n] → (d_min, beta, alpha) [K, 3].
-
-    Levenberg–Marquardt on all draws together from each one's best grid cell: the same minima, a hundred times faster.
-    """
-    x, y = np.log(sigma), np.log(data)
-    starts, bounds = _starts(x, y, censored, 1)
-    low, high = np.array(bounds).T
-    theta, damping = starts[:, 0], np.full(len(y), 1e-2)
-    residual, jacobian = _residuals(theta, x, y, censored)
-    for _ in range(200):
-        normal = np.einsum("kni,knj->kij", jacobian, jacobian)
-        diagonal = np.einsum("kii->ki", normal)
-        ridge = damping[:, None] * (diagonal + 1e-9 * diagonal.max(axis=1, keepdims=True) + 1e-30)
-        step = np.linalg.solve(
-            normal + ridge[:, :, None] * np.eye(3), -np.einsum("kni,kn->ki", jacobian, residual)[..., None]
-        )
-        trial = np.clip(theta + step[..., 0], low, high)
-        new_residual, new_jacobian = _residuals(trial, x, y, censored)
-        gain = (residual**2).sum(1) - (new_residual**2).sum(1)
-        better = gain >= 0
-        theta = np.where(better[:, None], trial, theta)
-        residual = np.where(better[:, None], new_residual, residual)
-        jacobian = np.where(better[:, None, None], new_jacobian, jacobian)
-        damping = np.clip(np.where(better, damping / 3, damping * 4), 1e-12, 1e12)
-        if np.all((damping >= 1e12) | (np.abs(step[..., 0]) < 1e-10).all(axis=1)):
-            break
-    return np.stack([np.exp(theta[:, 0]), np.exp(theta[:, 1]), theta[:, 2]], axis=1)
-
-
-def _residuals(theta: Floats, x: Floats, y: Floats, censored: NDArray[np.bool_]) -> tuple[Floats, Floats]:
-    """Residuals of ln D [K, n] and their Jacobian [K, n, 3]; both 0 where a censored point lies below the law."""
-    gap = theta[:, 1:2] - x
-    u = theta[:, 2:3] * gap
-    residual = theta[:, 0:1] + np.logaddexp(0.0, u) - y
-    weight = 1.0 / (1.0 + np.exp(-u))
-    jacobian = np.stack([np.ones_like(u), theta[:, 2:3] * weight, gap * weight], axis=2)
-    off = censored & (residual > 0)
-    return np.where(off, 0.0, residual), np.where(off[:, :, None], 0.0, jacobian)
-
-
-def _starts(x: Floats, y: Floats, censored: NDArray[np.bool_], count: int) -> tuple[Floats, list[tuple[float, float]]]:
-    """The `count` best grid cells of each draw: y, censored [K, n] → [K, count, 3] as (ln d_min, ln beta, alpha)."""
-    bounds = [
-        (float(y.min() - np.log(REACH) * ALPHA[1]), float(y.max() + 1.0)),
-        (float(x.min() - np.log(REACH)), float(x.max() + np.log(REACH))),
-        ALPHA,
-    ]
-    b = np.repeat(np.linspace(*bounds[1], 32), 32)  # [G]
-    alpha = np.tile(np.geomspace(*ALPHA, 32), 32)
-    shape = np.logaddexp(0.0, alpha[:, None] * (b[:, None] - x))  # [G, n]: ln(1 + (beta/σ)^alpha)
-    starts = np.empty((len(y), count, 3))
-    for k in range(len(y)):
-        gap = y[k] - shape  # [G, n]: the ln d_min that each point asks for
-        active = ~np.broadcast_to(censored[k], gap.shape)
-        a: Floats = np.zeros(len(b))
-        for _ in range(4 if censored[k].any() else 1):  # a censored point pulls only while the law is below it
-            a = (gap * active).sum(1) / np.maximum(active.sum(1), 1)
-            active = ~censored[k] | (gap > a[:, None])
-        loss = (np.where(active, gap - a[:, None], 0.0) ** 2).sum(1)
-        top = np.argsort(loss, kind="stable")[:count]
-        starts[k] = np.stack([a[top], b[top], alpha[top]], axis=1)
-    return starts, bounds
-
-
-def _polish(
-    start: Floats, x: Floats, y: Floats, censored: NDArray[np.bool_], bounds: list[tuple[float, float]], tol: float
-) -> tuple[Floats, float]:
-    """L-BFGS-B with the analytic gradient from (ln d_min, ln beta, alpha); returns the end and its loss."""
-
-    def loss(theta: Floats) -> tuple[float, Floats]:
-        residual, jacobian = _residuals(theta[None], x, y[None], censored[None])
-        return float(residual[0] @ residual[0]), 2.0 * residual[0] @ jacobian[0]
-
-    low, high = np.array(bounds).T
-    options = {"ftol": tol, "gtol": tol, "maxiter": 2000, "maxfun": 4000}
-    end = minimize(loss, np.clip(start, low, high), jac=True, method="L-BFGS-B", bounds=bounds, options=options)
-    return np.asarray(end.x), float(end.fun)
 
 
 def law_json(laws: PowerLaws, shared: bool) -> Mapping[str, Any]:

@@ -67,8 +67,8 @@ def _bounds(form: Form, x: Floats, y: Floats) -> Floats:
 
 def _grid(form: Form, x: Floats, y: Floats, censored: Mask, bounds: Floats, starts: int) -> Floats:
     """The best parameters of each draw for its `starts` best shared values: [K, starts, J, 3]."""
-    own = np.linspace(*bounds[1], OWN_GRID) if form.own is not None else np.zeros(1)
-    shared = np.linspace(*bounds[2], SHARED_GRID) if form.shared is not None else np.zeros(1)
+    own = np.linspace(bounds[1, 0], bounds[1, 1], OWN_GRID if form.own is not None else 1)
+    shared = np.linspace(bounds[2, 0], bounds[2, 1], SHARED_GRID if form.shared is not None else 1)
     shape = form.shape(own[None, :, None], shared[:, None, None], x)[0]  # [S, O, n]
     table = np.broadcast_to(shape, (len(shared), len(own), len(x))).reshape(-1, len(x))
     result = np.empty((len(y), min(starts, len(shared)), y.shape[1], 3))
@@ -130,7 +130,7 @@ def _loss(form: Form, x: Floats, y: Floats, censored: Mask, theta: Floats) -> Fl
     value = form.shape(theta[..., 1:2], theta[..., 2:3], x)[0]
     residual = theta[..., 0:1] + value - y
     residual = np.where(censored & (residual > 0), 0.0, residual)
-    loss = np.einsum("kjn,kjn->k", residual, residual)
+    loss: Floats = np.einsum("kjn,kjn->k", residual, residual)
     if form.pull is not None:
         loss = loss + (form.pull[1] * (theta[:, 0, 2] - form.pull[0])) ** 2
     return loss

@@ -20,7 +20,9 @@ from analysis.batch import BatchLaws, batch_laws, one_per_cell
 from analysis.budget import Frontier, budget_law, optima_draws
 from analysis.curves import Reference, crossings
 from analysis.data import Laws, fit_laws, predictions
+from analysis.holdout import held_out
 from analysis.hparams import provenance, read, reference_of, typed_command
+from analysis.per_task import per_task
 from analysis.records import Select, common_spec, load
 from analysis.uncertainty import Bootstrap, Floats, interval
 from rlscale.door import door
@@ -41,7 +43,7 @@ class Config:
     average: Literal["geometric", "arithmetic"]
     interpolate: bool
     bootstrap: Mapping[str, Any]
-    holdout: tuple[Fraction, ...]
+    holdout: Any
     holdout_budgets: int
     extend: float
     replace: bool
@@ -66,7 +68,9 @@ def main(cfg: DictConfig) -> None:
     fitted = json.loads((folder / "hparams.json").read_text()) if (folder / "hparams.json").exists() else None
     crossed = crossings(study, reference, config.metric, bootstrap, show.tracked, config.interpolate)
     crossed, dropped = one_per_cell(crossed, fitted, config.variant, config.name)
-    laws = fit_laws(crossed, config.holdout, bootstrap, show.tracked, config.law, config.average)
+    holdout = held_out(config.holdout, crossed)
+    laws = fit_laws(crossed, holdout, bootstrap, show.tracked, config.law, config.average)
+    tasks, alone = per_task(crossed, laws.fit_utds)
     drawn = folder / "hparams_draws.npz"
     batch = batch_laws(crossed, fitted, config.variant, drawn if drawn.exists() else None, bootstrap.draws)
     n_params = reference.n_params or float(study.runs.groupby("task")["n_params"].mean().mean())
@@ -75,9 +79,11 @@ def main(cfg: DictConfig) -> None:
     sigmas = [float(Fraction(u)) for u in laws.fit_utds]
     ends = min(sigmas) / config.extend, max(sigmas) * config.extend
 
-    dropped = [(str(r), str(why)) for r, why in study.dropped.itertuples(index=False)] + crossed.dropped + dropped
+    dropped = (
+        [(str(r), str(why)) for r, why in study.dropped.itertuples(index=False)] + crossed.dropped + dropped + alone
+    )
     frontiers = [Frontier(level.law, batch.mean, n_params, *ends) for level in laws.levels]
-    budget, notes = budget_part(laws, frontiers, batch, reference, config.holdout_budgets)
+    budget, notes = budget_part(laws, frontiers, batch, reference, config.holdout_budgets, bootstrap)
     result = {
         "schema": 1,
         "name": config.name,
@@ -86,10 +92,11 @@ def main(cfg: DictConfig) -> None:
         )
         | {"metric": config.metric, "variant": config.variant, "bootstrap": dict(config.bootstrap), "spec": spec}
         | {"law": config.law, "average": config.average, "interpolate": config.interpolate},
-        "data": [_data_row(laws, j, config.holdout) for j in range(len(laws.levels))],
+        "data": [_data_row(laws, j, holdout) for j in range(len(laws.levels))],
         "compute": {"n_params": n_params, "formula": "10·N·B(σ)·σ·D", "batch_size": batch.as_json()},
         "budget": budget,
-        "holdout": predictions(laws, config.holdout, bootstrap),
+        "holdout": predictions(laws, holdout, bootstrap),
+        "tasks": tasks,
         "fit_utds": laws.fit_utds,
         "extend": config.extend,
         "scatter": laws.scatter,
@@ -115,9 +122,13 @@ def main(cfg: DictConfig) -> None:
 
 
 def budget_part(
-    laws: Laws, frontiers: list[Frontier], batch: BatchLaws, reference: Reference, held: int
+    laws: Laws, frontiers: list[Frontier], batch: BatchLaws, reference: Reference, held: int, bootstrap: Bootstrap
 ) -> tuple[dict[str, Any], list[str]]:
-    """laws.json's `budget`: the cheapest σ of each threshold, and σ*(F) through all but the `held` highest (4.5)."""
+    """laws.json's `budget`: the cheapest σ of each threshold, and σ*(F) through all but the `held` highest (4.5).
+
+    Where D bends between two σ that were run cannot be told from them: a cheapest σ is known no better than their
+    distance, and draws that vary less than a uniform error of that width are given the variance that is missing.
+    """
     delta, count = reference.delta, len(laws.levels)
     optima = [f.cheapest(delta) for f in frontiers]
     budgets = np.array([p.compute + delta * p.data for p in optima])
@@ -131,6 +142,11 @@ def budget_part(
         ],
         axis=1,
     )  # [K, J, 2]
+    fitted = np.log([float(Fraction(u)) for u in laws.fit_utds])
+    step = (fitted.max() - fitted.min()) / (len(fitted) - 1)
+    missing = np.sqrt(np.maximum(0.0, step**2 / 12 - np.log(draws[..., 0]).var(axis=0)))  # [J]
+    shift = missing * bootstrap.stream("cheapest").standard_normal((len(draws), 1))  # one a draw, for all thresholds
+    draws[..., 0] = np.clip(draws[..., 0] * np.exp(shift), *ends)
     used = max(2, count - held)
     coefficient = exponent = float("nan")
     spans: dict[str, Any] = {"coefficient_ci95": None, "exponent_ci95": None}

@@ -177,7 +177,7 @@ def _infeasible(frontier: Frontier, key: str, bound: float, target: float) -> st
     best = frontier.at(float(sigmas[np.argmin(frontier.law(sigmas))]))
     return (
         f"data={bound:g}: reaching {target:g} takes {best.data:.3g} env steps even at σ = {best.sigma:.3g}"
-        f"(d_min = {frontier.law.d_min:.3g}); give more, a lower target, or a larger extend"
+        "; give more, a lower target, or a larger extend"
     )
 
 

@@ -44,7 +44,7 @@ def same(items: Iterable[Any], _count: int, _label: str) -> Iterable[Any]:
 
 def true_law(kind: str, rng: np.random.Generator) -> Log:
     """ln D of the average task. The parameters move slowly with the level, as the published ones do."""
-    beta, alpha, turn = rng.uniform(-0.7, 0.9), rng.uniform(0.6, 1.3), rng.uniform(1.0, 2.5)
+    beta, alpha, turn = rng.uniform(-0.7, 0.9), rng.uniform(0.6, 1.3), rng.uniform(0.0, 2.0)
     curve, tilt, rise = rng.uniform(0.03, 0.12), rng.uniform(-0.3, 0.5), rng.uniform(1.0, 2.0)
 
     def law(x: Floats, level: float) -> Floats:
@@ -127,7 +127,7 @@ def data_row(kind: str, seed: int, law: str) -> dict[str, list[tuple[bool, float
     delta = float(10 * N_PARAMS * 256 * aim**0.6)
     reference = Reference("simulated", {}, {}, tuple(LEVELS), N_PARAMS, delta)
     frontiers = [Frontier(v.law, batch.mean, N_PARAMS, *ends) for v in laws.levels]
-    budget, _ = budget_part(laws, frontiers, batch, reference, 2)
+    budget, _ = budget_part(laws, frontiers, batch, reference, 2, bootstrap)
     truth = {}
     for point in budget["points"]:
         level = point["threshold"]
@@ -157,12 +157,12 @@ def slope_row(seed: int) -> dict[str, list[tuple[bool, float]]]:
     noise, bowl, own = rng.uniform(0.1, 0.3), rng.uniform(0.05, 0.15), rng.uniform(0.0, 0.2)
     step, rows, points, draws = 1000.0, [], [], []
     for t in range(tasks):
-        b0, r0, d0 = np.exp(rng.normal(np.log(150), 0.3)), np.exp(rng.normal(np.log(4e-4), 0.3)), rng.normal(11.0, 0.8)
-        for u in [Fraction(2) ** int(e) for e in np.arange(levels) - 1]:
+        b0, r0, d0 = np.exp(rng.normal(np.log(128), 0.3)), np.exp(rng.normal(np.log(4e-4), 0.3)), rng.normal(11.0, 0.8)
+        for u in (1, 2, 4, 8, 3, 5, 6)[:levels]:
             sigma = float(u)
-            # what is best scatters about the law from task to task and σ to σ
-            b = b0 * sigma ** truth["batch_size"] * np.exp(own * rng.standard_normal())
-            r = r0 * sigma ** truth["learning_rate"] * np.exp(own * rng.standard_normal())
+            # what is best scatters about the law from task to task and σ to σ; the grid is chosen about its middle
+            b = b0 * (sigma / 3) ** truth["batch_size"] * np.exp(own * rng.standard_normal())
+            r = r0 * (sigma / 3) ** truth["learning_rate"] * np.exp(own * rng.standard_normal())
             for size in sizes:
                 for rate in rates:
                     off = np.log2(size / b) ** 2 + np.log2(rate / r) ** 2

@@ -83,9 +83,10 @@ def write_run(
     env_steps: int,
     status: str = "finished",
     width: int = 64,
+    log_every: int | None = None,
 ) -> Path:
     """One run folder as rlscale.store leaves it."""
-    budget = Budget(env_steps, 500, int(steps[0]), None, 0, None)
+    budget = Budget(env_steps, 500, log_every or int(steps[0]), None, 0, None)
     spec = RunSpec(
         {"name": "sac", "width": width, "discount": 0.99, "layers": 2},
         {"name": "control", "task": task, "num_envs": 1},

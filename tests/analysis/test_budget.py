@@ -7,16 +7,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from analysis.blend import Blend, Draws
 from analysis.budget import Frontier, best_return, budget_law, compute, optima_draws, pareto
-from analysis.fits import DataLaw
 from analysis.propose import middle
 
 GRID = np.geomspace(0.1, 50, 40001)
 
 
+def shifted(d_min: float, beta: float, alpha: float) -> Blend:
+    return Blend.from_json({"d_min": d_min, "beta": beta, "alpha": alpha})
+
+
 def frontier(alpha: float = 0.8, slope: float = 0.4, d_min: float = 2e4, high: float = 50.0) -> Frontier:
-    law = DataLaw(d_min, 1.1, alpha, 0.0, 1.0, ())
-    return Frontier(law, lambda s: 300.0 * s**-slope, 1e5, 0.1, high)
+    return Frontier(shifted(d_min, 1.1, alpha), lambda s: 300.0 * s**-slope, 1e5, 0.1, high)
 
 
 laws = st.builds(frontier, st.floats(0.3, 1.5), st.floats(0.0, 0.8))
@@ -55,7 +58,7 @@ def test_least_compute_within_a_data_bound(f: Frontier, log_sigma: float) -> Non
     inside = f.law(GRID) <= bound * (1 + 1e-9)
     assert found is not None and found.data <= bound * (1 + 1e-9)
     assert found.compute == pytest.approx(f.compute(GRID[inside]).min(), rel=1e-3)
-    assert f.least_compute(f.law.d_min) is None
+    assert f.least_compute(float(f.law(50.0)) * 0.999) is None
 
 
 def test_least_compute_is_the_closed_form_where_compute_rises() -> None:
@@ -77,13 +80,15 @@ def test_best_return_is_the_highest_level_within_the_budget() -> None:
 def test_draws_of_the_optimum_agree_with_the_single_one() -> None:
     params = np.array([[2e4, 1.1, 0.8], [3e4, 0.7, 1.1]])
     log_b, slope = np.log([[300.0, 200.0], [250.0, 150.0]]), np.array([[-0.4, -0.3], [-0.5, -0.2]])
-    found = optima_draws(params, log_b, slope, 1e5, 5e9, (0.1, 50.0))
+    member, bend = np.zeros(2, dtype=int), np.array([[0.0, 0.0], [0.0, 0.3]])
+    drawn = Draws(("shifted_power",), member, np.log(params)[:, None], bend, 0.5, 1.0)
+    found = optima_draws(lambda x: drawn.log_data(0, x), log_b, slope, 1e5, 5e9, (0.1, 50.0))
     for k in range(2):
 
         def batch(s: np.ndarray, k: int = k) -> np.ndarray:
             return np.asarray(np.exp(log_b[k][:, None] + slope[k][:, None] * np.log(s)).mean(axis=0))
 
-        one = Frontier(DataLaw(*params[k], 0.0, 1.0, ()), batch, 1e5, 0.1, 50.0).cheapest(5e9)
+        one = Frontier(drawn.one(k, 0), batch, 1e5, 0.1, 50.0).cheapest(5e9)
         np.testing.assert_allclose(found[k], [one.sigma, one.compute + 5e9 * one.data], rtol=1e-7)
 
 

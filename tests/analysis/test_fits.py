@@ -1,4 +1,4 @@
-"""Power laws and the data law: published numbers, known truths, censoring."""
+"""Power laws of the best settings: published numbers, known truths."""
 
 from __future__ import annotations
 
@@ -8,15 +8,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from analysis.best import Best
-from analysis.fits import fit_data_law, fit_data_law_draws, power_laws, shared_slope
+from analysis.fits import power_laws, shared_slope
 from analysis.uncertainty import Bootstrap, excess_scatter, interval
 from rlscale.typed import Mistake
-
-SIGMA = np.array([0.25, 0.5, 1, 2, 4, 8])
 
 
 def exact(sigma: list[float], values: dict[str, list[float]]) -> Best:
@@ -64,49 +62,6 @@ def test_shared_slope_is_least_squares_with_dummies(points: list[tuple[int, floa
     slope, intercept = shared_slope(x, y, member)
     design = np.column_stack([x, *[(member == t).astype(float) for t in range(member.max() + 1)]])
     np.testing.assert_allclose([slope, *intercept], np.linalg.lstsq(design, y, rcond=None)[0], atol=1e-6)
-
-
-def law(sigma: Any, d_min: float, beta: float, alpha: float) -> Any:
-    return d_min * (1 + (beta / sigma) ** alpha)
-
-
-@settings(max_examples=25, deadline=None)
-@given(st.floats(1e2, 1e6), st.floats(0.2, 4), st.floats(0.4, 1.6))
-def test_the_data_law_is_found_again(d_min: float, beta: float, alpha: float) -> None:
-    found = fit_data_law(SIGMA, law(SIGMA, d_min, beta, alpha), np.zeros(6, dtype=bool))
-    np.testing.assert_allclose([found.d_min, found.beta, found.alpha], [d_min, beta, alpha], rtol=2e-3)
-    assert found.loss < 1e-10
-    assert found.sigma_at(float(found(1.5))) == pytest.approx(1.5, rel=1e-9)
-    assert found.sigma_at(found.d_min * 0.99) == np.inf
-
-
-def test_all_draws_at_once_find_the_minima_of_the_single_fit() -> None:
-    rng = np.random.default_rng(0)
-    data = law(SIGMA, 2e4, 1.1, 0.8) * np.exp(0.08 * rng.standard_normal((12, 6)))
-    censored = np.zeros((12, 6), dtype=bool)
-    censored[6:, 0] = True
-    for row, (d_min, beta, alpha), hidden in zip(
-        data, fit_data_law_draws(SIGMA, data, censored), censored, strict=True
-    ):
-        gap = np.log(law(SIGMA, d_min, beta, alpha) / row)
-        loss = (np.where(hidden, np.minimum(gap, 0), gap) ** 2).sum()
-        assert loss <= fit_data_law(SIGMA, row, hidden).loss + 1e-6
-
-
-def test_a_censored_point_is_a_lower_bound_not_a_value() -> None:
-    data, censored = law(SIGMA, 2e4, 1.1, 0.8), np.zeros(6, dtype=bool)
-    censored[0] = True
-    data[0] *= 0.6  # the run ended at 60 % of what the level takes
-    found = fit_data_law(SIGMA, data, censored)
-    assert found.loss < 1e-10 and found.alpha == pytest.approx(0.8, rel=1e-2)
-    as_value = fit_data_law(SIGMA, data, np.zeros(6, dtype=bool))
-    assert as_value(0.25) < 0.85 * found(0.25)  # what taking it for a value would do
-    data[0] *= 4  # and one that ended beyond the law pushes the law up
-    assert fit_data_law(SIGMA, data, censored)(0.25) > 1.3 * found(0.25)
-
-
-def test_flat_data_are_reported_as_not_identified() -> None:
-    assert fit_data_law(SIGMA, np.full(6, 3e4), np.zeros(6, dtype=bool)).at_bound
 
 
 def test_excess_scatter() -> None:

@@ -1,23 +1,18 @@
-"""The authors' own curves through our rooms: the same crossings, and the extrapolation error known from their data."""
+"""The authors' own curves through our rooms: the same crossings, and σ that no fit has seen."""
 
 from __future__ import annotations
 
 import io
 import zipfile
 from collections.abc import Callable
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 
-from analysis.curves import Crossings, Curve, first_crossings, isotonic
-from analysis.data import fit_laws, predictions
-from analysis.uncertainty import Bootstrap
-
-HELD = (Fraction(8), Fraction(16))
+from analysis.curves import first_crossings, isotonic
+from tests import heldout
 
 
 def test_crossings_of_the_gym_baseline(golden: Callable[[str], Any], published: Path) -> None:
@@ -40,29 +35,11 @@ def test_crossings_of_the_gym_baseline(golden: Callable[[str], Any], published: 
 
 
 @pytest.mark.slow
-def test_the_data_law_predicts_too_little_at_the_largest_sigma_of_the_gym_baseline(
-    golden: Callable[[str], Any],
-) -> None:
-    """Known of the law, not of us: the near point is well predicted, the far one too low, so intervals must widen."""
-    case = golden("qs_04_fit_gym_baseline_head.json")
-    utds = [str(Fraction(str(u))) for u in case["utds"]]
-    data = np.array(case["D"], dtype=float)  # [task, σ, J]
-    cells = pd.DataFrame(
-        [(env, u, float(Fraction(u)), 256, 3e-4, 8, 0, 4e6) for env in case["envs"] for u in utds],
-        columns=["task", "utd", "sigma", "batch_size", "learning_rate", "n_seeds", "n_diverged", "t_max"],
-    )
-    keep = [j for j, t in enumerate(case["thresholds"]) if t <= 700]
-    point = data.reshape(len(cells), -1)[:, keep]
-    curves = [Curve(np.arange(2.0), np.zeros((2, 1))) for _ in range(len(cells))]
-    draws = np.repeat(point[:, None], 20, axis=1)
-    crossed = Crossings(cells, np.array(case["thresholds"])[keep], point, draws, curves, [])
-    bootstrap = Bootstrap(20, 0)
-    laws = fit_laws(crossed, HELD, bootstrap, lambda items, _n, _label: items)
-    held = predictions(laws, HELD, bootstrap)
-    far = [h["signed_error"] for h in held if h["utd"] == "16"]
-    near = [h["signed_error"] for h in held if h["utd"] == "8"]
-    assert len(far) == len(near) == 7
-    assert all(-0.45 < e < -0.1 for e in far) and all(abs(e) < 0.15 for e in near)
-    inside = [h["interval95"][0] <= h["observed"] <= h["interval95"][1] for h in held]
-    assert all(inside)  # the drift is what saves the far ones
-    assert laws.drift is not None and laws.drift > laws.scatter
+def test_sigma_that_no_fit_has_seen(published: Path) -> None:
+    """The aim: a tenth off at the largest σ, where the paper's law is a fifth to a quarter too low; intervals hold."""
+    rows = heldout.table(heldout.BASELINES)
+    assert len(rows) == 40 and rows["inside"].mean() >= 0.9
+    told = heldout.summary(rows)
+    assert told.loc[("auto", 1), "median |error|"] < 0.13 and told.loc[("auto", 0), "median |error|"] < 0.1
+    assert told.loc[("auto", 1), "median |error|"] < 0.5 * told.loc[("paper", 1), "median |error|"]
+    assert (told["median high/low"] < 4).all()  # not by intervals that hold everything

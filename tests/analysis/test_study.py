@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from analysis.batch import fitted_laws
+from analysis.blend import Blend
 from analysis.curves import Reference, crossings
 from analysis.records import Select, load
 from analysis.show import tracked
@@ -127,12 +128,13 @@ def test_again_gives_the_same_bytes_and_another_fit_is_not_overwritten(fit: Path
 def test_plan_answers_with_an_interval_and_a_command(fit: Path, door: Door) -> None:
     laws = json.loads((fit / "fits/a/laws.json").read_text())
     top = laws["data"][-1]
-    data = top["d_min"] * (1 + top["beta"] ** top["alpha"])  # what σ = 1 takes
+    law = Blend.from_json(top)
+    data = float(law(1.0))  # what σ = 1 takes
     done = door("plan", fit, "name=a", "target=700", f"data={data}")
     assert done.returncode == 0, done.stderr
     assert "utd=1 " in done.stdout and "sweep=fitted/a benchmark.task=pendulum" in done.stdout
     assert "interpolated" in done.stdout
-    far = door("plan", fit, "name=a", "target=700", f"data={top['d_min'] * 1.2}")
+    far = door("plan", fit, "name=a", "target=700", f"data={float(law(12.0))}")
     assert "extrapolated" in far.stdout
     for words, part in (
         (("target=700", "data=10"), "data=10: reaching 700 takes"),
