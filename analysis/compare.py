@@ -17,8 +17,8 @@ from analysis.uncertainty import Floats, interval
 class Saving:
     """At one σ, data with constant settings over data with fitted ones.
 
-    `ratio`: geometric mean over `tasks` (task → its own ratio), those that reached the level both ways; `interval`: 95 %
-    over resampled seeds. `missed`: tasks that reached it with the fitted settings alone.
+    `ratio`: geometric mean over `tasks` (task → its own ratio), those that reached the level both ways; `interval`:
+    95 % over resampled seeds. `missed`: tasks that reached it with the fitted settings alone.
     """
 
     utd: str

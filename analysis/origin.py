@@ -39,10 +39,9 @@ def origin(root: Path, run_ids: Sequence[str]) -> Origin:
     for run in ids:
         record: dict[str, Any] = json.loads((root / "runs" / run / "record.json").read_bytes())
         source = record.get("source") or {}
-        sources[
-            str(source.get("name", "this study")), str(source.get("kind", "trained here")), str(source.get("file", "–")),
-            str(source.get("sha256", "–")),
-        ] += 1  # fmt: skip
+        words = [("name", "this study"), ("kind", "trained here"), ("file", "–"), ("sha256", "–")]
+        name, kind, file, sha = (str(source.get(key, otherwise)) for key, otherwise in words)
+        sources[name, kind, file, sha] += 1
         said = ", ".join(f"{k} {v}" for k, v in sorted((record.get("versions") or {}).items()))
         versions |= {said: None} if said else {}
         devices |= {str(record["device"]): None} if record.get("device") else {}

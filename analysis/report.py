@@ -15,8 +15,8 @@ from omegaconf import DictConfig
 
 from analysis import emit, show
 from analysis.blend import Draws
-from analysis.hparams import read
 from analysis.fit_files import Fit
+from analysis.hparams import read
 from analysis.page.book import book
 from analysis.page.sources import Sources, sources
 from analysis.plan import read_fit

@@ -34,9 +34,11 @@ STYLE: Any = {
 SMALL, LARGE = (300.0, 215.0), (360.0, 262.0)  # points; on a page a point is about a pixel
 MARGINS = {"left": 56.0, "right": 10.0, "top": 9.0, "bottom": 40.0}  # points, the same for all, so that panels align
 SUPERSCRIPT = str.maketrans("0123456789-.", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻·")
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 Shape = Literal[
-    "line", "dash", "thin", "band", "block", "dot", "ring", "square", "rhomb", "up", "down", "plus", "star", "cross", "diamond"
+    "line", "dash", "thin", "band", "block", "dot", "ring", "square", "rhomb", "up", "down", "plus", "star", "cross",
+    "diamond",
 ]  # fmt: skip
 MARKS: dict[Shape, str] = {  # to tell tasks apart where colours repeat
     "dot": "o", "square": "s", "rhomb": "D", "up": "^", "down": "v", "plus": "P", "star": "*", "cross": "X"

@@ -14,6 +14,7 @@ from matplotlib.patches import Rectangle
 from analysis.curves import Crossings
 from analysis.figures.canvas import Key, Plate, panel, short, styled
 from analysis.figures.palette import ACCENT, ALARM, FAINT, INK, PAPER
+from analysis.figures.settings import law_value
 
 WORST = 3.0  # times the least data: more is drawn no fainter
 COLUMNS = 3
@@ -87,7 +88,8 @@ def grid(crossings: Crossings, hparams: Mapping[str, Any]) -> Plate | None:
         Key("best on average over resamples", INK, "ring"), Key("shared laws", ALARM, "diamond"),
     ]  # fmt: skip
     caption = (
-        "B to the right, η upwards. The fuller the colour, the fewer env steps to the level; three times the fewest, or "
+        "B to the right, η upwards. The fuller the colour, the fewer env steps to the level; three times the "
+        "fewest, or "
         "more, is palest. A small dot is the best cell by the mean over all seeds."
     )
     return Plate(panels, keys, caption, False)
@@ -112,7 +114,7 @@ def _law(hparams: Mapping[str, Any], quantity: str, task: str, utd: str) -> floa
     law = hparams["laws"].get("shared", {}).get(quantity)
     if not law or task not in law["intercept"]:
         return 0.0
-    return float(law["intercept"][task] * float(Fraction(utd)) ** law["exponent"])
+    return float(law_value(law, task, float(Fraction(utd))))
 
 
 def _alt(task: str, best: Mapping[tuple[str, str], Mapping[str, Any]]) -> str:

@@ -10,7 +10,20 @@ import numpy as np
 
 from analysis.curves import Crossings
 from analysis.figures.canvas import (
-    LARGE, SMALL, Key, Panel, Plate, canvas, log_axis, mark, panel, raised, short, sigma_axis, styled, whisker,
+    LARGE,
+    SMALL,
+    Key,
+    Panel,
+    Plate,
+    canvas,
+    log_axis,
+    mark,
+    panel,
+    raised,
+    short,
+    sigma_axis,
+    styled,
+    whisker,
 )  # fmt: skip
 from analysis.figures.palette import ACCENT, ALARM, FAINT, INK, PAPER, TASKS, ordered, tasks
 from analysis.uncertainty import Floats
@@ -36,10 +49,9 @@ def per_task(hparams: Mapping[str, Any], quantity: str, grid: Crossings | None) 
         sigma = np.array([float(Fraction(r["utd"])) for r in mine])
         line = np.geomspace(sigma.min() / 1.15, sigma.max() * 1.15, 40)
         if separate and task in separate["intercept"]:
-            own_law = separate["intercept"][task] * line ** separate["exponent"][task]
-            ax.plot(line, own_law, color=ALARM, linewidth=1.2, linestyle=(0, (4, 3)))
+            ax.plot(line, law_value(separate, task, line), color=ALARM, linewidth=1.2, linestyle=(0, (4, 3)))
         if shared and task in shared["intercept"]:
-            ax.plot(line, shared["intercept"][task] * line ** shared["exponent"], color=ACCENT)
+            ax.plot(line, law_value(shared, task, line), color=ACCENT)
         for r, x in zip(mine, sigma, strict=True):
             whisker(ax, x, r[quantity], r.get(f"{quantity}_ci95"), INK, bool(r.get("reached", True)))
         sigma_axis(ax, utds)
@@ -76,7 +88,7 @@ def pooled(hparams: Mapping[str, Any], draws: Mapping[str, Floats] | None) -> Pl
             if r["task"] in law["intercept"]:
                 t = names.index(r["task"])
                 x = float(Fraction(r["utd"])) * 1.02 ** (t - (len(names) - 1) / 2)
-                y = r[quantity] / law["intercept"][r["task"]]
+                y = (r[quantity] - law.get("offset", {}).get(r["task"], 0.0)) / law["intercept"][r["task"]]
                 face = colours[r["task"]] if r.get("reached", True) else PAPER
                 ax.plot(x, y, mark(t)[1], color=colours[r["task"]], mfc=face, ms=5, mew=1.1)
         sigma_axis(ax, [r["utd"] for r in rows])
@@ -113,9 +125,9 @@ def together(hparams: Mapping[str, Any]) -> Plate | None:
     colours = dict(zip(utds, ordered(len(utds), "sigma"), strict=True))
     raw = np.log([[r[q] for q in QUANTITIES] for r in rows])
     panels: list[Panel] = []
-    for values, title, labels in (
-        (np.exp(raw), "as measured", ("best batch size B*", "best learning rate η*")),
-        (np.exp(residuals(hparams, rows)), "over the shared laws", ("B* / law", "η* / law")),
+    for key, values, title, labels in (
+        ("measured", np.exp(raw), "as measured", ("best batch size B*", "best learning rate η*")),
+        ("given_sigma", np.exp(residuals(hparams, rows)), "over the shared laws", ("B* / law", "η* / law")),
     ):
         if not np.isfinite(values).all() or np.allclose(values, values[0]):
             continue
@@ -126,16 +138,21 @@ def together(hparams: Mapping[str, Any]) -> Plate | None:
         log_axis(ax, "x")
         log_axis(ax, "y")
         told = correlation(np.log(values))
-        panels.append(
-            panel(
-                fig, f"{title}: r = {told:+.2f}".replace("-", "−"), f"{labels[1]} against {labels[0]}: r = {told:.2f}."
-            )
-        )
+        ends = ((hparams.get("correlation") or {}).get(key) or {}).get("ci95")
+        between = f", 95 % [{ends[0]:+.2f}, {ends[1]:+.2f}]" if ends and None not in ends else ""
+        words = f"{title}: r = {told:+.2f}{between}".replace("-", "−")
+        panels.append(panel(fig, words, f"{labels[1]} against {labels[0]}; {words}."))
     caption = (
         "r is Pearson's correlation of the logarithms. Right: task and σ taken out by the shared laws, so that what is "
         "left tells whether a cell that wants a larger batch also wants another learning rate."
     )
     return Plate(panels, [Key(f"σ = {u}", colours[u], "dot") for u in utds], caption, True)
+
+
+def law_value(law: Mapping[str, Any], task: str, sigma: Any) -> Any:
+    """A law of hparams.json at σ: intercept · σ^exponent (4.6, 4.7), plus an offset if it has one (D.2, D.3)."""
+    exponent = law["exponent"][task] if isinstance(law["exponent"], Mapping) else law["exponent"]
+    return law.get("offset", {}).get(task, 0.0) + law["intercept"][task] * sigma**exponent
 
 
 def residuals(hparams: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Floats:
@@ -146,8 +163,7 @@ def residuals(hparams: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> 
         for k, quantity in enumerate(QUANTITIES):
             law = laws.get(quantity)
             if law and r["task"] in law["intercept"]:
-                meant = law["intercept"][r["task"]] * float(Fraction(r["utd"])) ** law["exponent"]
-                out[i, k] = np.log(r[quantity] / meant)
+                out[i, k] = np.log(r[quantity] / law_value(law, r["task"], float(Fraction(r["utd"]))))
     return out
 
 
@@ -155,4 +171,4 @@ def correlation(pairs: Floats) -> float:
     """Pearson's r of the two columns [n, 2]; NaN where one of them does not vary."""
     if np.ptp(pairs, axis=0).min() < 1e-12:
         return float("nan")
-    return float(np.corrcoef(pairs.T)[0, 1])
+    return float(np.asarray(np.corrcoef(pairs.T))[0, 1])

@@ -19,7 +19,7 @@ Line = tuple[float, Floats, Floats]  # a level's compute and data at constant se
 
 @styled
 def frontier(laws: Mapping[str, Any], frontiers: Sequence[Frontier], constant: Sequence[Line]) -> Plate:
-    """Every level's curve through (C, D) as σ rises; the least C + δ·D; and constant settings beside the fitted ones."""
+    """Every level's curve through (C, D) as σ rises; the least C + δ·D; constant settings beside the fitted ones."""
     rows = laws["data"]
     colours = ordered(len(rows), "level")
     low, high = fitted_span(laws)

@@ -1,4 +1,4 @@
-"""The report's page: sections of HTML about one fit, from its files and its records; nothing here reads or writes a file.
+"""The report's page: chapters of HTML about one fit. Only `sources` reads, through `records`; nothing here writes.
 
 One file is one chapter; each function returns a list of HTML parts, empty where the fit holds nothing to tell.
 """

@@ -64,7 +64,8 @@ def ran(fit: Fit, found: Sources | None, absent: str) -> list[str]:
         return [
             para(f"The runs could not be read here, so no curve is drawn and no digest taken: {esc(absent)}.", "warn")
         ]
-    body, shown = [], []
+    body: list[str] = []
+    shown: list[Any] = []
     for part, study in found.studies.items():
         if any(study is other for other in shown):
             continue
@@ -113,7 +114,8 @@ def inside(figures: Figures, fit: Fit, found: Sources | None) -> list[str]:
         return [plate]
     return [
         para(
-            "Overfitting, critic norm and critical batch size (figures 4, 8 and 9) are left out: the runs did not log them."
+            "Overfitting, critic norm and critical batch size (figures 4, 8 and 9) are left out: the runs did "
+            "not log them."
         )
     ]
 

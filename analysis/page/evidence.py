@@ -23,7 +23,8 @@ def best_settings(
 ) -> list[str]:
     rows = [
         [b["task"], b["utd"], b["batch_size"], show.span(b.get("batch_size_ci95")), b["learning_rate"],
-         show.span(b.get("learning_rate_ci95")), f"{b['threshold']:g}" if "threshold" in b else "–", bool(b.get("reached", True))]
+         show.span(b.get("learning_rate_ci95")), f"{b['threshold']:g}" if "threshold" in b else "–",
+         bool(b.get("reached", True))]
         for b in hparams["best"]
     ]  # fmt: skip
     proposed: dict[tuple[str, str], dict[str, list[str]]] = {}
@@ -74,10 +75,16 @@ def data_and_compute(
         for d in fit["data"]
     ]  # fmt: skip
     points = [
-        [f"{d['threshold']:g}", p["utd"], p["data"] if p["reached"] else f"> {show.number(p['data'])}", show.span(p["data_ci95"]),
+        [f"{d['threshold']:g}", p["utd"], p["data"] if p["reached"] else f"> {show.number(p['data'])}",
+         show.span(p["data_ci95"]),
          p.get("law"), show.span(p.get("law_ci95")), "held out" if p["held_out"] else "fitted"]
         for d in fit["data"] for p in d["points"]
     ]  # fmt: skip
+    names = ("d_min", "beta", "alpha")
+    alone = [
+        [t["task"], f"{t['threshold']:g}", *(x for n in names for x in (t[n], show.span(t["ci95"][n])))]
+        for t in fit.get("tasks", [])
+    ]
     source = fit["compute"].get("batch_size", {}).get("source")
     return [
         figures.plate(laws.data_and_compute(fit, frontiers)),
@@ -89,6 +96,7 @@ def data_and_compute(
             ["J", "D_min", "95 %", "β", "95 %", "α", "95 %", "at a bound"],
             rows,
         ),
+        fold("The law of each task by itself", ["task", "J", "D_min", "95 %", "β", "95 %", "α", "95 %"], alone),
         fold("Measured points and the law there", ["J", "σ", "D", "95 %", "law", "95 %", "role"], points),
     ]
 
@@ -118,7 +126,7 @@ def budget(figures: Figures, fit: Mapping[str, Any]) -> list[str]:
         [f"{p['threshold']:g}", p["budget"], p["utd"], show.span(p.get("utd_ci95")), p.get("predicted_utd"),
          show.span(p.get("predicted_utd_ci95")), p["data"], p["compute"],
          f"{p['data_share']:.0%}" if p.get("data_share") is not None else "–",
-         ", ".join(w for w, is_so in (("held out", p["held_out"]), ("end of range", p.get("at_end"))) if is_so) or "fitted"]
+         ", ".join(w for w, so in (("held out", p["held_out"]), ("end of range", p.get("at_end"))) if so) or "fitted"]
         for p in points
     ]  # fmt: skip
     columns = ["J", "F", "σ*", "95 %", "σ*(F)", "95 %", "D", "C", "δ·D / F", "role"]
@@ -134,7 +142,8 @@ def against_constant(figures: Figures, base: Crossings | None, fitted: Crossings
     if base is None or fitted is None or not len(base.cells):
         return [
             para(
-                "Nothing to compare: that takes a grid (analysis.hparams) in which the best pair of one σ was run at others too."
+                "Nothing to compare: that takes a grid (analysis.hparams) in which the best pair of one σ was "
+                "run at others too."
             )
         ]
     for threshold in base.thresholds[::-1]:
@@ -144,6 +153,7 @@ def against_constant(figures: Figures, base: Crossings | None, fitted: Crossings
     else:
         return [para("No level is reached both ways at enough σ to compare.")]
     rows = [[s.utd, s.ratio, show.span(s.interval), len(s.tasks), ", ".join(s.missed) or "–"] for s in found]
-    what = f"Above 1 the fitted settings need less data. Constant settings: {pair}. One logging point more or less is noise."
+    what = f"Above 1 the fitted settings need less data. Constant settings: {pair}. One logging point more or "
+    "less is noise."
     columns = ["σ", "D constant / D fitted", "95 %", "tasks", "reached with fitted settings only"]
     return [figures.plate(checks.saving(found, float(threshold), what)), fold("The same as a table", columns, rows)]

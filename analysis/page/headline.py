@@ -57,7 +57,9 @@ def settings_lines(hparams: Mapping[str, Any] | None) -> list[tuple[str, str]]:
             values = list(law["intercept"].values())
             ends = f"{short(min(values))} to {short(max(values))}" if len(values) > 1 else short(values[0])
             symbol = SYMBOLS[quantity]
-            said = f'<span class="law">{symbol} = b · σ{exponent(law["exponent"])}</span> {span(law["exponent_ci95"], ".2f")}'
+            plus = "c + " if "offset" in law else ""
+            said = f'<span class="law">{symbol} = {plus}b · σ{exponent(law["exponent"])}</span> '
+            said += span(law["exponent_ci95"], ".2")
             what = "best batch size" if quantity == "batch_size" else "best learning rate"
             lines.append((what, f"{said}<br><span class='faint'>b by task, {ends}</span>"))
     return lines
@@ -76,10 +78,12 @@ def laws_lines(laws: Mapping[str, Any] | None) -> list[tuple[str, str]]:
     )
     if [m["law"] for m in members] not in ([], ["shifted_power"]):
         mixed = " + ".join(f"{m['weight']:.0%} {m['law'].replace('_', ' ')}" for m in members)
-        said += f"<br><span class='faint'>predictions come from {esc(mixed)}; the line above is the paper's form alone</span>"
+        said += f"<br><span class='faint'>predictions come from {esc(mixed)}; the line above is the paper's "
+        "form alone</span>"
     compute, budget = laws["compute"], laws.get("budget") or {}
     lines = [("data", said)]
-    formula = f'<span class="law">C = {esc(compute["formula"])} FLOPs</span> with N = {show.number(float(compute["n_params"]))}'
+    size = show.number(float(compute["n_params"]))
+    formula = f'<span class="law">C = {esc(compute["formula"])} FLOPs</span> with N = {size}'
     lines.append(("compute", formula))
     if budget.get("exponent") is not None:
         stuck = sum(bool(p.get("at_end")) for p in budget["points"])
@@ -108,7 +112,8 @@ def verdict(held: Sequence[Mapping[str, Any]]) -> str:
     utds = sorted({h["utd"] for h in held}, key=Fraction)
     far = [h["signed_error"] for h in known if h["utd"] == utds[-1]]
     said = (
-        f"at σ = {', '.join(utds)}, which no fit saw: {inside} of {len(held)} measurements lie inside their 95 % intervals; "
+        f"at σ = {', '.join(utds)}, which no fit saw: {inside} of {len(held)} measurements lie inside their 95 "
+        "% intervals; "
         f"median absolute error {np.median(np.abs(errors)):.0%}"
     )
     if far:

@@ -16,7 +16,8 @@ SYMBOLS = {
     "thin": '<path d="M4 6H18" stroke="{c}" stroke-width="1.4"/>',
     "dot": '<circle cx="11" cy="6" r="4" fill="{c}"/>',
     "ring": '<circle cx="11" cy="6" r="3.6" fill="none" stroke="{c}" stroke-width="1.7"/>',
-    "band": '<path d="M1 6H21" stroke="{c}" stroke-width="11" opacity=".2"/><path d="M1 6H21" stroke="{c}" stroke-width="2"/>',
+    "band": '<path d="M1 6H21" stroke="{c}" stroke-width="11" opacity=".2"/>'
+    '<path d="M1 6H21" stroke="{c}" stroke-width="2"/>',
     "up": '<path d="M11 1L16 10.5H6Z" fill="{c}"/>',
     "square": '<rect x="7" y="2" width="8" height="8" fill="{c}"/>',
     "rhomb": '<path d="M11 1l5 5-5 5-5-5z" fill="{c}"/>',

@@ -49,7 +49,8 @@ def came_from(origin: Origin, asked: str | None) -> list[str]:
     if asked is not None and asked != origin.runs_sha256:
         body.append(
             para(
-                "The records in the study are not those that this fit was made from: what is drawn from curves may differ.",
+                "The records in the study are not those that this fit was made from: what is drawn from curves "
+                "may differ.",
                 "warn",
             )
         )

@@ -1,4 +1,4 @@
-"""What the page draws from records rather than from the fit's files: curves, crossings, origins, what training logged."""
+"""What the page draws from records rather than from the fit's files: curves, crossings, origins, what runs logged."""
 
 from __future__ import annotations
 
@@ -48,7 +48,8 @@ def sources(root: Path, fit: Fit, columns: Columns, track: Track) -> Sources:
         p = one["provenance"]
         same = repr((p["select"], {k: v for k, v in p["reference"].items() if k != "n_params"}, p["metric"]))
         if same in known:
-            studies[part], origins[part], crossed[part] = (d[known[same]] for d in (studies, origins, crossed))  # type: ignore[index]
+            twin = known[same]
+            studies[part], origins[part], crossed[part] = studies[twin], origins[twin], crossed[twin]
             continue
         known[same] = part
         studies[part] = load(root, typed(Select, p["select"], "select"))

@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Callable
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ def test_it_is_one_whole_page(page: Page) -> None:
     assert len(page.all("h1")) == 1 and page.all("html") == [{"lang": "en"}] and page.text.startswith("<!doctype html>")
     assert [t for t in re.findall(r"<h2>([^<]*)</h2>", page.text)] == CHAPTERS
     levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch(r"h[1-6]", tag)]
-    assert all(b - a <= 1 for a, b in zip(levels, levels[1:], strict=False))
+    assert all(b - a <= 1 for a, b in pairwise(levels))
     assert len(page.text) < 1_000_000
 
 

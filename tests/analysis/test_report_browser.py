@@ -24,9 +24,10 @@ FRAME = """<body style="margin:0"><iframe src="{page}" style="border:0;width:{wi
 <script>onload = () => {{
   const inner = document.querySelector("iframe").contentDocument, root = inner.documentElement;
   const shown = e => e.getClientRects().length && !e.closest(".wide");
-  const wide = [...inner.querySelectorAll("body *")].filter(e => shown(e) && e.getBoundingClientRect().right > {width} + 1);
+  const wide = [...inner.querySelectorAll("body *")]
+    .filter(e => shown(e) && e.getBoundingClientRect().right > {width} + 1);
   const small = [...inner.querySelectorAll("figure svg text")].filter(shown)
-    .map(e => e.getBoundingClientRect()).filter(r => Math.max(r.width, r.height) < 8);  // of one letter the height, however it is turned
+    .map(e => e.getBoundingClientRect()).filter(r => Math.max(r.width, r.height) < 8);
   document.title = JSON.stringify({{width: root.scrollWidth, wide: wide.map(e => e.outerHTML.slice(0, 80)).slice(0, 5),
     small: small.length, figures: inner.querySelectorAll("figure svg").length,
     background: inner.defaultView.getComputedStyle(inner.body).backgroundColor}});
@@ -51,8 +52,9 @@ def browse(report: Path, tmp: Path, width: int, height: int, dark: bool, *more: 
     frame = tmp / "frame.html"
     frame.write_text(FRAME.format(page=report.resolve().as_uri(), width=width, height=height))
     command = [
-        str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--allow-file-access-from-files",
-        f"--user-data-dir={tmp / 'profile'}", f"--window-size={max(width, 500)},{height}", "--virtual-time-budget=10000",
+        str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
+        "--allow-file-access-from-files", "--virtual-time-budget=10000",
+        f"--user-data-dir={tmp / 'profile'}", f"--window-size={max(width, 500)},{height}",
         f"--blink-settings=preferredColorScheme={0 if dark else 1}", *more, frame.resolve().as_uri(),
     ]  # fmt: skip
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout

@@ -16,7 +16,7 @@ from analysis.figures import palette
 from analysis.figures.canvas import SMALL, canvas, log_ticks, panel, raised, short, styled, themed
 from analysis.figures.curves import corners
 from analysis.figures.training import training
-from analysis.training import Columns, critical_batch, one_run
+from analysis.training import Columns, one_run
 
 COLUMNS = Columns(
     "critic_loss", "validation_critic_loss", "critic_norm", "grad_norm_small", "grad_norm_big", (64, 1024)
@@ -79,7 +79,8 @@ def test_log_ticks_are_round_few_and_inside(start: float, decades: float) -> Non
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(250, "250"), (30_000, "30k"), (1.2e6, "1.2M"), (3e15, "3×10¹⁵"), (1e10, "10¹⁰"), (0.0003, "0.0003"), (0.00015, "0.00015"),
+    [(250, "250"), (30_000, "30k"), (1.2e6, "1.2M"), (3e15, "3×10¹⁵"), (1e10, "10¹⁰"), (0.0003, "0.0003"),
+     (0.00015, "0.00015"),
      (2e-6, "2×10⁻⁶"), (0.5, "0.5"), (1, "1")],
 )  # fmt: skip
 def test_numbers_on_axes_are_short(value: float, text: str) -> None:
@@ -102,7 +103,8 @@ def test_a_staircase_keeps_its_shape_without_its_inner_points(rises: list[int]) 
 def cells(batch: dict[str, int], data: dict[tuple[str, str], float]) -> Crossings:
     """One level, data[task, σ], the same in all 20 draws."""
     rows = [
-        {"task": t, "utd": u, "sigma": float(u), "batch_size": batch[t], "learning_rate": 3e-4, "n_seeds": 2, "n_diverged": 0, "t_max": 9e9}
+        {"task": t, "utd": u, "sigma": float(u), "batch_size": batch[t], "learning_rate": 3e-4, "n_seeds": 2,
+         "n_diverged": 0, "t_max": 9e9}
         for t, u in data
     ]  # fmt: skip
     point = np.array(list(data.values()))[:, None]
@@ -124,29 +126,21 @@ def test_a_saving_is_a_geometric_mean_over_the_tasks_that_reach_it_both_ways() -
     assert data == pytest.approx([100.0]) and cost == pytest.approx([10 * 1e6 * 192 * 1 * 100.0])
 
 
-def test_the_critical_batch_size_of_known_noise_is_found() -> None:
-    """|G_B|² = |G|² + S/B for a gradient with noise S: the formula gives back S/|G|² (appendix E)."""
-    signal, noise = 3.0, 600.0
-    small, big = (np.full(30, np.sqrt(signal + noise / b)) for b in (64, 1024))
-    assert critical_batch(small, big, (64, 1024)) == pytest.approx(np.full(30, noise / signal))
-    assert np.isnan(critical_batch(np.full(5, 2.0), np.full(5, 0.1), (64, 1024))).all()
-
-
-def test_what_a_run_did_not_log_is_not_invented() -> None:
-    part = pd.DataFrame(
-        {"env_step": range(10), "critic_loss": [9.0] * 5 + [2.0] * 5, "validation_critic_loss": [1.0] * 5 + [3.0] * 5}
-    )
+def test_what_a_run_logged_is_summed_up_and_what_it_did_not_is_not_invented() -> None:
+    losses = {"critic_loss": [9.0] * 20 + [2.0] * 20, "validation_critic_loss": [1.0] * 20 + [3.0] * 20}
+    part = pd.DataFrame({"env_step": range(40), **losses})
     found = one_run(part, COLUMNS)
-    assert (
-        found["overfitting"] == pytest.approx(1.5)
-        and np.isnan(found["critic_norm"])
-        and np.isnan(found["critical_batch"])
-    )
+    assert 1.0 < found["overfitting"] < 1.5 and np.isnan(found["critic_norm"]) and np.isnan(found["critical_batch"])
+    sizes = {"grad_norm_small": 64, "grad_norm_big": 1024}
+    norms = {name: np.full(40, np.sqrt(3.0 + 600.0 / b)) for name, b in sizes.items()}
+    found = one_run(part.assign(critic_norm=7.0, **norms), COLUMNS)
+    assert found["critic_norm"] == 7.0 and found["critical_batch"] == pytest.approx(200.0)
 
 
 def test_training_is_drawn_as_far_as_it_was_logged() -> None:
     rows = [
-        {"task": t, "utd": u, "sigma": float(u), "overfitting": 1 + float(u), "critic_norm": 10 * float(u), "critical_batch": np.nan}
+        {"task": t, "utd": u, "sigma": float(u), "overfitting": 1 + float(u), "critic_norm": 10 * float(u),
+         "critical_batch": np.nan}
         for t, u in itertools.product(("a", "b"), ("1", "2", "4"))
     ]  # fmt: skip
     table = pd.DataFrame(rows)
