@@ -153,7 +153,6 @@ def against_constant(figures: Figures, base: Crossings | None, fitted: Crossings
     else:
         return [para("No level is reached both ways at enough σ to compare.")]
     rows = [[s.utd, s.ratio, show.span(s.interval), len(s.tasks), ", ".join(s.missed) or "–"] for s in found]
-    what = f"Above 1 the fitted settings need less data. Constant settings: {pair}. One logging point more or "
-    "less is noise."
+    what = f"Above 1 the fitted settings need less data. Constant settings: {pair}. One logging point more or less is noise."
     columns = ["σ", "D constant / D fitted", "95 %", "tasks", "reached with fitted settings only"]
     return [figures.plate(checks.saving(found, float(threshold), what)), fold("The same as a table", columns, rows)]
