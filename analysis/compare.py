@@ -63,8 +63,9 @@ def savings(base: Crossings, fitted: Crossings, threshold: float) -> list[Saving
                 draws.append(np.log(base.draws[i, :, j]) - np.log(fitted.draws[other, :, k]))
         if ratios:
             mean = float(np.exp(np.mean(np.log(list(ratios.values())))))
-            with np.errstate(invalid="ignore"):  # ∞ − ∞ where a resample misses the level both ways: left out
-                drawn = np.exp(np.mean(draws, axis=0))
+            with np.errstate(invalid="ignore"):
+                drawn = np.mean(draws, axis=0)
+            drawn = np.exp(np.where(np.isfinite(drawn), drawn, np.nan))  # without resamples that miss the level
             sigma = float(cells["sigma"].iloc[0])
             rows.append(Saving(str(utd), sigma, mean, interval(drawn), ratios, tuple(missed)))
     return rows

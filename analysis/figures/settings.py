@@ -81,7 +81,7 @@ def pooled(hparams: Mapping[str, Any], draws: Mapping[str, Floats] | None) -> Pl
         fig, ax = canvas(LARGE)
         sigma = np.array([float(Fraction(r["utd"])) for r in rows])
         line = np.geomspace(sigma.min() / 1.15, sigma.max() * 1.15, 40)
-        if draws is not None and f"shared/{quantity}/slope" in draws:
+        if draws is not None and f"shared/{quantity}/slope" in draws and "offset" not in law:
             ax.fill_between(line, *_band(line, law, draws, quantity), color=ACCENT, alpha=0.16, linewidth=0)
         ax.plot(line, line ** law["exponent"], color=ACCENT)
         for r in rows:

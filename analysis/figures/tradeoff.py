@@ -118,7 +118,8 @@ def budget(laws: Mapping[str, Any]) -> Plate | None:
     share = [p["data_share"] for p in points if p.get("data_share") is not None]
     caption = "The small numbers are return levels J. "
     if share:
-        caption += f"δ·D makes up {min(share):.0%} to {max(share):.0%} of F at the optima."
+        least, most = f"{min(share):.0%}", f"{max(share):.0%}"
+        caption += f"δ·D makes up {least if least == most else f'{least} to {most}'} of F at the optima."
     if any(p.get("at_end") for p in points):
         caption += " Squares are ends of the range that was searched, not optima."
     return Plate([panel(fig, title, f"The best σ against the budget. {said}.")], keys, caption, True)

@@ -15,6 +15,7 @@ from analysis.page.parts import esc
 
 Row = tuple[str, str]
 UNKNOWN = "not recorded"
+NAMES = {"own": "β", "shared": "α"}  # what the shifted power law calls the parameters of a form
 
 
 def checklist(
@@ -204,7 +205,11 @@ def fitting(hparams: Mapping[str, Any] | None, laws: Mapping[str, Any] | None) -
                 ),
             )
         )
-        bounded = [f"J = {d['threshold']:g} ({', '.join(d['at_bound'])})" for d in laws["data"] if d.get("at_bound")]
+        bounded = [
+            f"J = {d['threshold']:g} ({', '.join(NAMES.get(n, n) for n in d['at_bound'])})"
+            for d in laws["data"]
+            if d.get("at_bound")
+        ]
         rows.append(
             (
                 "Are the parameters identified?",

@@ -13,6 +13,7 @@ from analysis.budget import Frontier
 from analysis.compare import average_task, savings
 from analysis.curves import Crossings
 from analysis.figures import checks, grid, laws, settings, tradeoff
+from analysis.page.checklist import NAMES
 from analysis.page.headline import predictions
 from analysis.page.parts import Figures, fold, para
 from analysis.uncertainty import Floats
@@ -71,7 +72,7 @@ def data_and_compute(
 ) -> list[str]:
     rows = [
         [f"{d['threshold']:g}", d["d_min"], show.span(d["ci95"]["d_min"]), d["beta"], show.span(d["ci95"]["beta"]),
-         d["alpha"], show.span(d["ci95"]["alpha"]), ", ".join(d.get("at_bound", [])) or "–"]
+         d["alpha"], show.span(d["ci95"]["alpha"]), ", ".join(NAMES.get(n, n) for n in d.get("at_bound", [])) or "–"]
         for d in fit["data"]
     ]  # fmt: skip
     points = [
@@ -153,6 +154,6 @@ def against_constant(figures: Figures, base: Crossings | None, fitted: Crossings
     else:
         return [para("No level is reached both ways at enough σ to compare.")]
     rows = [[s.utd, s.ratio, show.span(s.interval), len(s.tasks), ", ".join(s.missed) or "–"] for s in found]
-    what = f"Above 1 the fitted settings need less data. Constant settings: {pair}. One logging point more or less is noise."
+    what = f"Above 1 the fitted settings need less data. Constant settings: {pair}. One logging point is noise."
     columns = ["σ", "D constant / D fitted", "95 %", "tasks", "reached with fitted settings only"]
     return [figures.plate(checks.saving(found, float(threshold), what)), fold("The same as a table", columns, rows)]

@@ -78,7 +78,7 @@ def laws_lines(laws: Mapping[str, Any] | None) -> list[tuple[str, str]]:
     )
     if [m["law"] for m in members] not in ([], ["shifted_power"]):
         mixed = " + ".join(f"{m['weight']:.0%} {m['law'].replace('_', ' ')}" for m in members)
-        said += f"<br><span class='faint'>predictions come from {esc(mixed)}; the line above is the paper's form alone</span>"
+        said += f"<br><span class='faint'>predictions come from {esc(mixed)}; above is the paper's form alone</span>"
     compute, budget = laws["compute"], laws.get("budget") or {}
     lines = [("data", said)]
     size = show.number(float(compute["n_params"]))
