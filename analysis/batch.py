@@ -13,7 +13,7 @@ import numpy as np
 from analysis.curves import Crossings, cell_name
 from analysis.fits import shared_slope
 from analysis.uncertainty import Floats
-from rlscale.hparams import PowerLaw, round_batch_size, round_learning_rate
+from rlscale.hparams import PowerLaw, read_law, round_batch_size, round_learning_rate
 from rlscale.typed import Mistake
 
 
@@ -46,7 +46,7 @@ def fitted_laws(fitted: Mapping[str, Any], variant: str) -> dict[str, PowerLaw]:
     if variant == "baseline":
         pairs = fitted["baseline"]["pairs"]
         return {q: PowerLaw(0.0, {p["task"]: float(p[q]) for p in pairs}) for q in ("batch_size", "learning_rate")}
-    return {q: PowerLaw(law["exponent"], law["intercept"]) for q, law in fitted["laws"][variant].items()}
+    return {q: read_law(law) for q, law in fitted["laws"][variant].items()}
 
 
 def one_per_cell(
@@ -89,7 +89,7 @@ def batch_laws(
     law = fitted_laws(fitted, variant)["batch_size"] if fitted else None
     if law is not None and set(tasks) <= set(law.tasks):
         meant = [round_batch_size(law(Fraction(r.utd), r.task)) for r in cells.itertuples()]
-        if meant == list(cells["batch_size"]):
+        if meant == list(cells["batch_size"]) and type(law) is PowerLaw:
             slope = np.array([np.log(law(np.e, t) / law(1.0, t)) for t in tasks])
             intercept = np.array([np.log(law(1.0, t)) for t in tasks])
             drawn = _read(draws, variant, tasks) if draws is not None else None
@@ -109,7 +109,7 @@ def batch_laws(
     notes = (
         []
         if fitted is None
-        else [f"the runs do not use the {variant} law of hparams.json: compute follows their own B"]
+        else [f"compute follows a power law through the runs' own B: the {variant} one of hparams.json is not theirs"]
     )
     drawn = np.tile(slope, (count, 1)), np.tile(intercept, (count, 1))
     return BatchLaws(tasks, slope, intercept, *drawn, "the batch sizes of the runs", notes)

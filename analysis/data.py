@@ -28,9 +28,9 @@ STARTS = 5
 UNSURE = 0.3  # of ln D: how well one step beyond a fit tells how the next will go
 # The error of ln D per unit of ln σ beyond the fitted range, on top of the forms' disagreement, that is expected before
 # any is seen, and how many measured errors that expectation counts for: about the scatter for each factor e in σ.
-DRIFT, DRIFT_COUNTS = 0.05, 4.0
+DRIFT, DRIFT_COUNTS = 0.03, 4.0
 # The same for the standard deviation of ln D about the law from σ to σ, beyond the seeds': a few per cent.
-SCATTER, SCATTER_COUNTS = 0.04, 3.0
+SCATTER, SCATTER_COUNTS = 0.02, 3.0
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Level:
 
     points: Averaged
     law: Blend
-    shifted: tuple[float, float, float]
+    shifted: tuple[float, ...]
     shifted_draws: Floats
     at_bound: tuple[str, ...]
 
@@ -136,8 +136,8 @@ def _joint_laws(
     drift, bend = _drift(steps, weights, x, scatter**2 + seeds, bootstrap)
     ends = float(np.exp(x.min())), float(np.exp(x.max()))
     rows = [
-        Level(points, blend, _parameters(fits["shifted_power"].theta[0, j]),
-              _shifted_draws(many["shifted_power"].theta[:, j]), fits["shifted_power"].at_bound[j])
+        Level(points, blend, tuple(map(float, np.exp(fits["shifted_power"].theta[0, j]))),
+              np.exp(many["shifted_power"].theta[:, j]), fits["shifted_power"].at_bound[j])
         for j, (points, blend) in enumerate(zip(kept, blends, strict=True))
     ]  # fmt: skip
     notes = _notes(fits, rows, names, len(x), dof)
@@ -183,15 +183,6 @@ def _drift(
     # one origin alone may well have been lucky: the mean is cut off at 0, not each of them
     drift = float(np.sqrt(max(0.0, (DRIFT_COUNTS * DRIFT**2 + sum(origins)) / counts)))
     return drift, np.asarray(drift * bootstrap.stream("drift").standard_normal((bootstrap.draws, 2)))
-
-
-def _parameters(theta: Floats) -> tuple[float, float, float]:
-    d_min, beta, alpha = map(float, np.exp(theta))
-    return d_min, beta, alpha
-
-
-def _shifted_draws(theta: Floats) -> Floats:
-    return np.asarray(np.exp(theta))
 
 
 def _notes(fits: dict[str, Joint], rows: list[Level], names: tuple[str, ...], count: int, dof: int) -> list[str]:

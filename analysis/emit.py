@@ -116,10 +116,7 @@ def hparams_option(header: Sequence[str], variant: str, variants: Mapping[str, M
     body = {
         "_target_": "rlscale.hparams.Laws",
         "variant": variant,
-        "variants": {
-            v: {q: {"exponent": law.exponent, "intercept": dict(law.intercept)} for q, law in laws.items()}
-            for v, laws in variants.items()
-        },
+        "variants": {v: {q: dict(vars(law)) for q, law in laws.items()} for v, laws in variants.items()},
     }
     return comment(header) + to_yaml(body).replace(
         f"\nvariant: {variant}\n", f"\nvariant: {variant}  # {', '.join(v for v in variants)}\n", 1

@@ -15,7 +15,8 @@ import numpy as np
 from analysis.uncertainty import Floats
 
 Shape = Callable[[Floats, Floats, Floats], tuple[Floats, Floats, Floats]]  # (own, shared, x) → value, ∂own, ∂shared
-REACH = float(np.log(1e3))  # how far outside the measured ln σ a bend may lie
+ALPHA = (0.05, 5.0)  # bounds of an exponent
+REACH = 1e3  # a bend may lie this factor outside the measured σ
 SHARP = 6.0  # of the plateau's knee, per unit of ln σ: it turns within a factor 1.5 in σ
 
 
@@ -79,15 +80,15 @@ def _plateau(own: Floats, shared: Floats, x: Floats) -> tuple[Floats, Floats, Fl
 
 
 def _bend(low: float, high: float) -> tuple[float, float]:
-    return low - REACH, high + REACH
+    return low - float(np.log(REACH)), high + float(np.log(REACH))
 
 
 def _slope(_low: float, _high: float) -> tuple[float, float]:
-    return -5.0, 5.0
+    return -ALPHA[1], ALPHA[1]
 
 
 def _power(_low: float, _high: float) -> tuple[float, float]:
-    return float(np.log(0.05)), float(np.log(5.0))
+    return float(np.log(ALPHA[0])), float(np.log(ALPHA[1]))
 
 
 def _curvature(_low: float, _high: float) -> tuple[float, float]:

@@ -17,10 +17,12 @@ import numpy as np
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from analysis import emit, show
+from analysis import compat_qscaled, emit, show
 from analysis.best import Best, baseline, best
+from analysis.correlation import correlation
 from analysis.curves import Crossings, Reference, Track, crossings
-from analysis.fits import PowerLaws, law_json, power_laws
+from analysis.fits import PowerLaws, power_laws
+from analysis.offset import as_json, offset_laws
 from analysis.propose import VARIANTS, middle, proposals, qscaled_baseline, qscaled_table, variant_laws
 from analysis.records import Select, Study, common_spec, load
 from analysis.uncertainty import Bootstrap
@@ -42,12 +44,18 @@ class Config:
     metric: Literal["train_return", "eval_return"]
     threshold: Any
     average: Literal["geometric", "arithmetic"]
+    law: Literal["power", "offset"]
+    compat: Literal["qscaled"] | None
     bootstrap: Mapping[str, Any]
     utd: tuple[Fraction, ...] | None
     seeds: tuple[int, ...] | None
     baseline_utd: Fraction | None
     variant: Literal["shared", "separate", "baseline"]
     replace: bool
+
+    def __post_init__(self) -> None:
+        if self.compat and self.law != "power":
+            raise ValueError(f"law={self.law}: compat={self.compat} fits power laws only; drop one of the two")
 
 
 @dataclass(frozen=True)
@@ -63,12 +71,17 @@ class Fit:
 
 def fit(study: Study, reference: Reference, config: Config, track: Track) -> Fit:
     """Crossings → best values → laws, one joint bootstrap all the way."""
-    bootstrap = typed(Bootstrap, config.bootstrap, "bootstrap")
+    bootstrap = typed(compat_qscaled.Resamples if config.compat else Bootstrap, config.bootstrap, "bootstrap")
     crossed = crossings(study, reference, config.metric, bootstrap, track)
-    found = {q: best(crossed, q, config.threshold, config.average, bootstrap) for q in QUANTITIES}
-    laws, notes = {}, []
+    found, laws, notes = {}, {}, [compat_qscaled.NOTE] if config.compat else []
     for quantity in QUANTITIES:
-        shared, separate, more = power_laws(found[quantity], bootstrap, quantity)
+        if config.compat:
+            found[quantity] = compat_qscaled.best(crossed, quantity, config.threshold)
+            shared, separate, more = compat_qscaled.power_laws(found[quantity], quantity)
+        else:
+            found[quantity] = best(crossed, quantity, config.threshold, config.average, bootstrap)
+            fitted = offset_laws if config.law == "offset" else power_laws
+            shared, separate, more = fitted(found[quantity], bootstrap, quantity)
         laws[quantity] = shared, separate
         notes += more
         if crossed.cells[quantity].nunique() == 1:
@@ -97,14 +110,14 @@ def main(cfg: DictConfig) -> None:
 
     grid = sorted(Fraction(u) for u in study.runs["utd"].unique())
     utds = sorted(set(config.utd)) if config.utd else grid
-    at = config.baseline_utd or middle(grid)
+    at = config.baseline_utd or (compat_qscaled.middle(grid, utds) if config.compat else middle(grid))
     if at not in grid:
         raise Mistake(f"baseline_utd={at}: the grid has σ = {', '.join(map(str, grid))}; choose one of these")
     laws = {
-        variant: {q: law_json(fitted.laws[q][i], shared=variant == "shared") for q in QUANTITIES}
+        variant: {q: as_json(fitted.laws[q][i], shared=variant == "shared") for q in QUANTITIES}
         for i, variant in enumerate(("shared", "separate"))
     }
-    base = baseline(fitted.crossings, str(at), config.threshold)
+    base = (compat_qscaled.baseline if config.compat else baseline)(fitted.crossings, str(at), config.threshold)
     variants = variant_laws(laws, base)
     tasks = sorted(variants[config.variant]["batch_size"].tasks)
     if not tasks:
@@ -116,11 +129,13 @@ def main(cfg: DictConfig) -> None:
         "schema": 1,
         "name": config.name,
         "provenance": provenance(command, study, config.select, reference)
-        | {"metric": config.metric, "threshold": config.threshold, "average": config.average}
+        | {"metric": config.metric, "threshold": config.threshold, "compat": config.compat}
+        | {"average": "arithmetic" if config.compat else config.average}
         | {"bootstrap": dict(config.bootstrap), "spec": spec},
         "laws": laws,
         "baseline": {"utd": str(at), "pairs": base.to_dict("records")},
         "best": _best_rows(fitted.best),
+        "correlation": correlation(fitted.best),
         "proposals": proposals(variants, utds),
         "thresholds": list(reference.thresholds),
         "dropped": [{"what": what, "reason": why} for what, why in fitted.dropped],
@@ -131,7 +146,8 @@ def main(cfg: DictConfig) -> None:
         f"from {len(study.runs)} runs of {', '.join(tasks)} at σ = {', '.join(map(str, grid))}",
     ]
     head += [
-        f"{q} ∝ σ^{law['exponent']:.3f}, 95 % interval {show.span(law['exponent_ci95'])}"
+        f"{q}{' − offset' if 'offset' in law else ''} ∝ σ^{law['exponent']:.3f}, "
+        f"95 % interval {show.span(law['exponent_ci95'])}"
         for q, law in laws["shared"].items()
     ]
     jobs = len(tasks) * len(utds)
@@ -244,18 +260,23 @@ def _print(fitted: Fit, result: Mapping[str, Any], study: Study) -> None:
         for r in result["best"]
     ]  # fmt: skip
     show.table("best measured", ["task", "σ", "B", "95 %", "η", "95 %", f"reached {_level(result)}"], rows)
+    offset = ["offset", "95 %"] if "offset" in result["laws"]["shared"]["batch_size"] else []
     rows = [
         [q, v, t, law["exponent"] if v == "shared" else law["exponent"][t],
          show.span(law["exponent_ci95"] if v == "shared" else law["exponent_ci95"][t]),
-         law["intercept"][t], show.span(law["intercept_ci95"][t])]
+         law["intercept"][t], show.span(law["intercept_ci95"][t]),
+         *([law["offset"][t], show.span(law["offset_ci95"][t])] if offset else [])]
         for v, pair in result["laws"].items() for q, law in pair.items() for t in law["intercept"]
     ]  # fmt: skip
     show.say()
     show.table(
-        "value(σ) = intercept · σ^exponent",
-        ["quantity", "variant", "task", "exponent", "95 %", "intercept", "95 %"],
+        f"value(σ) = {'offset + ' if offset else ''}intercept · σ^exponent",
+        ["quantity", "variant", "task", "exponent", "95 %", "intercept", "95 %", *offset],
         rows,
     )
+    for name, words in (("measured", "as measured"), ("given_sigma", "about their laws of σ")):
+        if r := result["correlation"][name]:
+            show.say(f"correlation of ln B* and ln η* {words}: {r['r']:+.2f}, 95 % {show.span(r['ci95'])}")
     if fitted.notes:
         show.say("\nnotes\n" + "\n".join(f"  {note}" for note in fitted.notes))
     if fitted.dropped:

@@ -35,6 +35,8 @@ def main(cfg: DictConfig) -> None:
     for key in config:
         if key not in KEYS:
             raise Mistake(f"{key}={config[key]}: there is no such key; {nearest(key, KEYS)}")
+    if config.get("source") is None:
+        raise Mistake("source is not set: choose where the runs are, source=qscaled, model_scaling, csv or wandb")
     source, given = source_of(config["source"])
     dry, replace = (convert(config[key], bool, key) for key in ("dry", "replace"))
     found, dropped = source.read(show.tracked)
@@ -99,6 +101,7 @@ def report(found: Sequence[Found], dropped: Sequence[tuple[str, str]], collectio
         ["task", "σ", "B", "η", "configurations", "seeds", "last env step"],
         rows,
     )
+    show.say(f"for example {found[0].origin}")
     if dropped:
         show.say()
         show.table(f"left out ({len(dropped)})", ["what", "reason"], dropped)

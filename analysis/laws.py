@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from omegaconf import DictConfig
 
-from analysis import emit, show
+from analysis import compat_qscaled, compat_qscaled_laws, compat_qscaled_rows, emit, show
 from analysis.batch import BatchLaws, batch_laws, one_per_cell
 from analysis.budget import Frontier, budget_law, optima_draws
 from analysis.curves import Reference, crossings
@@ -23,7 +23,7 @@ from analysis.data import Laws, fit_laws, predictions
 from analysis.holdout import held_out
 from analysis.hparams import provenance, read, reference_of, typed_command
 from analysis.per_task import per_task
-from analysis.records import Select, common_spec, load
+from analysis.records import Select, Study, common_spec, load
 from analysis.uncertainty import Bootstrap, Floats, interval
 from rlscale.door import door
 from rlscale.store import study_root
@@ -46,6 +46,8 @@ class Config:
     holdout: Any
     holdout_budgets: int
     extend: float
+    compat: Literal["qscaled", "qscaled-5afa89e"] | None
+    resets: float | None
     replace: bool
 
     def __post_init__(self) -> None:
@@ -53,6 +55,8 @@ class Config:
             raise ValueError(f"holdout_budgets={self.holdout_budgets}: give a whole number from 0 up")
         if self.extend < 1:
             raise ValueError(f"extend={self.extend}: give a factor of 1 or more")
+        if self.resets is not None and (self.compat is None or self.resets <= 0):
+            raise ValueError(f"resets={self.resets:g}: give gradient steps above 0, and with compat=qscaled only")
 
 
 def main(cfg: DictConfig) -> None:
@@ -65,6 +69,8 @@ def main(cfg: DictConfig) -> None:
     study = load(root, select)
     spec = common_spec(study)
     reference = reference_of(config.reference, spec["benchmark"]["name"])
+    if config.compat is not None:
+        return as_public_code(config, study, reference, bootstrap, folder)
     fitted = json.loads((folder / "hparams.json").read_text()) if (folder / "hparams.json").exists() else None
     crossed = crossings(study, reference, config.metric, bootstrap, show.tracked, config.interpolate)
     crossed, dropped = one_per_cell(crossed, fitted, config.variant, config.name)
@@ -73,9 +79,7 @@ def main(cfg: DictConfig) -> None:
     tasks, alone = per_task(crossed, laws.fit_utds)
     drawn = folder / "hparams_draws.npz"
     batch = batch_laws(crossed, fitted, config.variant, drawn if drawn.exists() else None, bootstrap.draws)
-    n_params = reference.n_params or float(study.runs.groupby("task")["n_params"].mean().mean())
-    if not n_params > 0:
-        raise Mistake("reference.n_params is not set and the records do not say how large the critic is: give it")
+    n_params = critic_size(reference, study)
     sigmas = [float(Fraction(u)) for u in laws.fit_utds]
     ends = min(sigmas) / config.extend, max(sigmas) * config.extend
 
@@ -116,6 +120,60 @@ def main(cfg: DictConfig) -> None:
         folder / "laws.json": emit.to_json(result),
         folder / "laws_draws.npz": emit.to_npz(arrays),
     }
+    emit.write(files, config.replace)
+    print_laws(json.loads(emit.to_json(result)))
+    show.say(f"\nwritten: {folder / 'laws.json'}")
+
+
+def critic_size(reference: Reference, study: Study) -> float:
+    """N of eq 4.2: as the reference says, else the mean over tasks of what the records measured. Raises Mistake."""
+    measured = float(study.runs.groupby("task")["n_params"].mean().mean())
+    if reference.n_params is None and not np.isfinite(measured):
+        raise Mistake(
+            "reference.n_params is not set and the records of these runs do not tell the critic's size: "
+            "give reference.n_params=… (the paper has 4.92e6 for DMC and 1.5e5 for Gym)"
+        )
+    return reference.n_params or measured
+
+
+def as_public_code(config: Config, study: Study, reference: Reference, bootstrap: Bootstrap, folder: Path) -> None:
+    """compat=qscaled: the public code's choices from the rows on, written into the same files."""
+    assert config.compat is not None
+    bootstrap = compat_qscaled.Resamples(bootstrap.draws, bootstrap.seed)
+    fitted = json.loads((folder / "hparams.json").read_text()) if (folder / "hparams.json").exists() else None
+    if config.resets is not None:
+        study = compat_qscaled_rows.without_resets(study, config.metric, config.resets)
+    crossed = crossings(study, reference, config.metric, bootstrap, show.tracked)
+    crossed, dropped = compat_qscaled_rows.middle_settings(crossed)
+    drawn = folder / "hparams_draws.npz"
+    batch = compat_qscaled_laws.batch_law(
+        crossed, fitted, config.variant, drawn if drawn.exists() else None, bootstrap.draws
+    )
+    n_params = critic_size(reference, study)
+    parts, arrays = compat_qscaled_laws.parts(
+        config.compat,
+        crossed,
+        held_out(config.holdout, crossed),
+        batch,
+        reference,
+        n_params,
+        config.holdout_budgets,
+        show.tracked,
+    )
+    dropped = [(str(r), str(why)) for r, why in study.dropped.itertuples(index=False)] + crossed.dropped + dropped
+    select = typed(Select, config.select, "select")
+    command = typed_command("laws", config.name, select.as_overrides())
+    parts["dropped"] = [{"what": what, "reason": why} for what, why in dropped] + parts["dropped"]
+    result = {
+        "schema": 1,
+        "name": config.name,
+        "provenance": provenance(command, study, config.select, reference)
+        | {"metric": config.metric, "variant": config.variant, "bootstrap": dict(config.bootstrap)}
+        | {"spec": common_spec(study), "resets": config.resets},
+        **parts,
+    }
+    files: dict[Path, str | bytes] = {folder / "laws.json": emit.to_json(result)}
+    files[folder / "laws_draws.npz"] = emit.to_npz(arrays)
     emit.write(files, config.replace)
     print_laws(json.loads(emit.to_json(result)))
     show.say(f"\nwritten: {folder / 'laws.json'}")
@@ -216,7 +274,16 @@ def print_laws(result: Mapping[str, Any]) -> None:
         for d in result["data"]
     ]  # fmt: skip
     columns = ["J", "d_min", "95 %", "beta", "95 %", "alpha", "95 %", "σ that reached it"]
-    show.table("data law: D(σ) = d_min · (1 + (beta/σ)^alpha), env steps of the average task", columns, rows)
+    show.table(
+        "the paper's data law: D(σ) = d_min · (1 + (beta/σ)^alpha), env steps of the average task", columns, rows
+    )
+    members = result["data"][0].get("members", [])  # compat has the paper's law alone
+    if members:
+        show.say("\nused for predictions and budgets: ln D(σ) as the weighted mean of")
+    for member in members:
+        error = result["left_out_error"][member["law"]]
+        told = f"; wrong by {error:.2f} in ln D per unit of ln σ at the largest fitted σ, left out" if error else ""
+        show.say(f"  {member['weight']:.2f} {member['law']}, D = {member['formula']}{told}")
     compute, budget = result["compute"], result["budget"]
     show.say(f"\ncompute law: C = {compute['formula']} FLOPs with N = {show.number(float(compute['n_params']))}")
     rows = [

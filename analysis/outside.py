@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from analysis.sources import Found, Track
-from rlscale.spec import SPEC_VERSION, canonical_json, plain
+from rlscale.spec import SPEC_VERSION, Member, canonical_json, plain
 from rlscale.store import FIRST_COLUMNS, Store
 from rlscale.typed import Mistake
 
@@ -51,7 +51,11 @@ class Outside:
 
 
 def outside(found: Found, collection: Collection) -> Outside:
-    """The folder of one run. What nobody logged (updates, wall clock, parameters, …) is null, never guessed."""
+    """The folder of one run. What nobody logged (updates, wall clock, parameters, …) is null, never guessed.
+
+    Raises Mistake where the run's σ, B, η or seed cannot be.
+    """
+    check(found)
     fields = dict(found.algorithm_fields)
     n_params = fields.pop("n_params", None)  # a measure, which differs between tasks of one learner: not its identity
     identity = plain(
@@ -89,6 +93,18 @@ def outside(found: Found, collection: Collection) -> Outside:
             "record.json": json.dumps(record, indent=1) + "\n",
         },
     )  # fmt: skip
+
+
+def check(found: Found) -> None:
+    """What a source has found can be a run. Raises Mistake."""
+    try:
+        Member(found.seed, found.learning_rate)
+        if found.utd <= 0 or found.batch_size <= 0:
+            raise ValueError(f"utd={found.utd}, batch_size={found.batch_size}: both must be above 0")
+        if not found.task.strip():
+            raise ValueError("task is empty: a run needs the name of its task")
+    except ValueError as error:
+        raise Mistake(f"{found.origin}: {error}") from None
 
 
 def curve_csv(found: Found) -> str:

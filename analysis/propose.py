@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from rlscale.hparams import PowerLaw, round_batch_size, round_learning_rate
+from rlscale.hparams import PowerLaw, read_law, round_batch_size, round_learning_rate
 
 VARIANTS = ("shared", "separate", "baseline")
 SCALES = (("", 1.0), (" x√2", sqrt(2)), (" x√0.5", sqrt(0.5)))
@@ -26,7 +26,7 @@ def variant_laws(laws: Mapping[str, Mapping[str, Any]], base: pd.DataFrame) -> d
     """{variant: {batch_size, learning_rate}} from hparams.json's `laws` and the baseline pairs (exponent 0)."""
     result: dict[str, dict[str, PowerLaw]] = {}
     for variant in ("shared", "separate"):
-        result[variant] = {q: PowerLaw(law["exponent"], law["intercept"]) for q, law in laws[variant].items()}
+        result[variant] = {q: read_law(law) for q, law in laws[variant].items()}
     result["baseline"] = {
         q: PowerLaw(0.0, {str(t): float(v) for t, v in zip(base["task"], base[q], strict=True)})
         for q in ("batch_size", "learning_rate")

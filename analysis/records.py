@@ -67,13 +67,14 @@ def load(root: Path, select: Select, metrics: Sequence[str] = ()) -> Study:
     specs: dict[str, Mapping[str, Any]] = {}
     seen: list[dict[str, Any]] = []
     runs = root / "runs"
-    for name in sorted(os.listdir(runs)) if runs.is_dir() else []:
-        if name.startswith(".") or not (runs / name).is_dir():
-            continue
+    names = os.listdir(runs) if runs.is_dir() else []
+    folders = {n: f"{runs}/{n}" for n in sorted(names) if not n.startswith(".") and os.path.isdir(f"{runs}/{n}")}
+    for name, folder in folders.items():  # as text: with Path objects a large study takes twice as long
         try:
-            record = json.loads((runs / name / "record.json").read_bytes())
+            with open(f"{folder}/record.json", "rb") as file:
+                record = json.loads(file.read())
             row = _row(name, record)
-            askers = list(_askers(runs / name, record))
+            askers = list(_askers(folder, record))
         except FileNotFoundError:
             dropped.append((name, "not finished: there is no record.json"))
             continue
@@ -88,9 +89,8 @@ def load(root: Path, select: Select, metrics: Sequence[str] = ()) -> Study:
             continue
         rows.append(row)
         specs[name] = record["spec"]
-    table = read(
-        [runs / row["run_id"] / "curve.csv" for row in rows], CURVE_COLUMNS, metrics, root / "cache" / "curves"
-    )
+    files = [f"{folders[row['run_id']]}/curve.csv" for row in rows]
+    table = read(files, CURVE_COLUMNS, metrics, root / "cache" / "curves")
     dropped += [(rows[i]["run_id"], f"curve.csv cannot be read: {why}") for i, why in table.faults.items()]
     kept = [row for i, row in enumerate(rows) if i not in table.faults]
     if rows and not kept:
@@ -142,11 +142,11 @@ def _number(value: Any) -> float:
     return math.nan if value is None else float(value)
 
 
-def _askers(folder: Path, record: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+def _askers(folder: str, record: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """Who asked for the run: the one that trained it, then every later one that found it recorded."""
     yield record.get("asked_by") or {}
-    if (folder / "asked_by.jsonl").exists():
-        for line in (folder / "asked_by.jsonl").read_text().splitlines():
+    if os.path.exists(f"{folder}/asked_by.jsonl"):
+        for line in Path(folder, "asked_by.jsonl").read_text().splitlines():
             if line.strip():
                 yield json.loads(line)
 

@@ -8,7 +8,7 @@ run's identity independent of the last bit of a machine's ``pow``.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from fractions import Fraction
 from typing import Any
 
@@ -54,6 +54,16 @@ class PowerLaw:
 
 
 @dataclass(frozen=True)
+class OffsetLaw(PowerLaw):
+    """value(σ) = offset[task] + intercept[task] · σ^exponent (paper eqs D.2, D.3)."""
+
+    offset: Mapping[str, float]
+
+    def __call__(self, utd: Fraction | float, task: str) -> float:
+        return float(self.offset[task]) + super().__call__(utd, task)
+
+
+@dataclass(frozen=True)
 class Table:
     """value(σ) read from a published table; a σ that the table lacks is an error."""
 
@@ -91,13 +101,26 @@ class Laws:
         entry = self.variants[self.variant].get(quantity)
         if entry is None:
             raise Mistake(f"{where} is not set: give it an exponent and an intercept for each task, or a table")
-        law: PowerLaw | Table = typed(Table, entry, where) if "table" in entry else typed(PowerLaw, entry, where)
+        law: PowerLaw | Table = (
+            typed(Table, entry, where) if "table" in entry else typed(law_class(entry), entry, where)
+        )
         if task not in law.tasks:
             raise Mistake(
                 f"benchmark.task={task}: this hparams option knows no such task; {nearest(task, law.tasks)}, "
                 "or give hparams=constant"
             )
         return law
+
+
+def law_class(entry: Mapping[str, Any]) -> type[PowerLaw]:
+    """Which law the keys of an option, or of a fit's JSON, describe."""
+    return OffsetLaw if "offset" in entry else PowerLaw
+
+
+def read_law(entry: Mapping[str, Any]) -> PowerLaw:
+    """The law that a fit's JSON describes; keys that are not the law's own (its intervals) are passed over."""
+    cls = law_class(entry)
+    return cls(**{f.name: entry[f.name] for f in fields(cls)})
 
 
 def round_batch_size(value: float) -> int:

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 import launchers
 from rlscale.door import door
 from rlscale.job import Job, job_from
-from rlscale.progress import Meter, duration
+from rlscale.progress import Meter, counted, duration
 from rlscale.spec import Member, identity, plain, run_id
-from rlscale.store import Recording, Store
+from rlscale.store import ClaimLost, Recording, Store
 
 if TYPE_CHECKING:
     from rlscale.types import Algorithm
@@ -103,7 +103,10 @@ def train(job: Job, recordings: Mapping[Member, Recording]) -> None:
         }
         for member, recording in recordings.items():
             head = {"schema": 1, "run_id": run_id(job.spec, member)} | identity(job.spec, member)
-            recording.finish(head | measured(job, recording, learner, time.monotonic() - clock) | provenance)
+            try:
+                recording.finish(head | measured(job, recording, learner, time.monotonic() - clock) | provenance)
+            except ClaimLost as lost:  # this process was suspended for minutes; the other's result is as good
+                print(f"{job.label}: {lost}", file=sys.stderr)
     finally:
         for recording in recordings.values():
             recording.release()
@@ -145,7 +148,8 @@ def dry_report(jobs: Sequence[Job]) -> str:
         )
     asked = sum(len(job.members) for job in jobs)
     lines.append(
-        f"{len(jobs)} jobs, {asked} runs, {asked - runs} recorded, {runs} to run: {updates_sum:,} updates, "
+        f"{counted(len(jobs), 'job')}, {counted(asked, 'run')}, {asked - runs} recorded, {runs} to run: "
+        f"{updates_sum:,} updates, "
         f"about {duration(total_s)} of one core ({basis})"
     )
     return "\n".join(lines)

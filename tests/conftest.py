@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -49,3 +50,24 @@ def published() -> Path:
     if not folder.is_dir():
         pytest.skip("the published data are not beside the repository (../shared/published)")
     return folder
+
+
+@pytest.fixture(scope="module")
+def quick_compiles(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Where compile time is most of what tests take: optimise nothing, and keep what was compiled, however quickly."""
+    import jax
+    from jax.experimental.compilation_cache import compilation_cache
+
+    cache = request.config.cache.mkdir(f"xla-{os.environ.get('PYTEST_XDIST_WORKER', 'one')}")  # type: ignore[union-attr]
+    settings = {
+        "jax_disable_most_optimizations": True,
+        "jax_compilation_cache_dir": str(cache),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+    }
+    before = {name: jax.config.values[name] for name in settings}
+    for chosen in (settings, before):
+        for name, value in chosen.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+        if chosen is settings:
+            yield

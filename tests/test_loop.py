@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -19,7 +18,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 from omegaconf import OmegaConf
 
 from rlscale.benchmarks.control import Control
@@ -32,24 +30,11 @@ from rlscale.spec import Budget, Member, RunSpec
 from rlscale.store import FIRST_COLUMNS, Store
 from rlscale.types import Algorithm, DeviceEnv, EnvSpec, HostEnv, Hyper, Step, TrainState, Transition
 
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
 SAC = Path(__file__).parents[1] / "conf" / "algorithm" / "sac.yaml"
 B = 16
 MEMBERS = (Member(0, 1e-3), Member(1, 1e-3), Member(0, 1e-2))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compiles(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Compile time is most of what these tests take: optimise nothing, and keep what was compiled."""
-    cache = request.config.cache.mkdir(f"xla-{os.environ.get('PYTEST_XDIST_WORKER', 'one')}")  # type: ignore[union-attr]
-    jax.config.update("jax_disable_most_optimizations", True)
-    jax.config.update("jax_compilation_cache_dir", str(cache))
-    compilation_cache.reset_cache()
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    yield
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
-    jax.config.update("jax_disable_most_optimizations", False)
-    jax.config.update("jax_compilation_cache_dir", None)
-    compilation_cache.reset_cache()
 
 
 # Tasks

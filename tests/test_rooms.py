@@ -83,12 +83,11 @@ ROOMS = [
     Room(
         "rlscale/*.py", None, never=("wandb", *HYDRA, *CONCRETE, "rlscale.train", "analysis", "launchers", *SIMULATORS)
     ),
-    Room("analysis/sources/wandb.py", THINKING, inside=("wandb",)),
+    Room("analysis/sources/wandb*.py", THINKING, inside=("wandb",)),
     Room("analysis/figures/*.py", (*THINKING, "matplotlib")),
-    Room("analysis/report.py", (*THINKING, *HYDRA, "rich", "matplotlib", "rlscale.door")),
     *(
         Room(f"analysis/{door}.py", (*THINKING, *HYDRA, "rich", "rlscale.door"))
-        for door in ("ingest", "hparams", "laws", "plan")
+        for door in ("ingest", "export", "hparams", "laws", "plan", "report")
     ),
     Room("analysis/show.py", (*THINKING, "rich")),  # what the doors print
     Room("analysis/*.py", THINKING),

@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 from analysis.curves import Crossings
 from analysis.figures.canvas import Key, Plate, panel, short, styled
 from analysis.figures.palette import ACCENT, ALARM, FAINT, INK, PAPER
-from analysis.figures.settings import law_value
+from rlscale.hparams import read_law
 
 WORST = 3.0  # times the least data: more is drawn no fainter
 COLUMNS = 3
@@ -114,7 +114,7 @@ def _law(hparams: Mapping[str, Any], quantity: str, task: str, utd: str) -> floa
     law = hparams["laws"].get("shared", {}).get(quantity)
     if not law or task not in law["intercept"]:
         return 0.0
-    return float(law_value(law, task, float(Fraction(utd))))
+    return float(read_law(law)(Fraction(utd), task))
 
 
 def _alt(task: str, best: Mapping[tuple[str, str], Mapping[str, Any]]) -> str:

@@ -27,6 +27,7 @@ from analysis.figures.canvas import (
 )  # fmt: skip
 from analysis.figures.palette import ACCENT, ALARM, FAINT, INK, PAPER, TASKS, ordered, tasks
 from analysis.uncertainty import Floats
+from rlscale.hparams import read_law
 
 QUANTITIES = {"batch_size": ("B*", "best batch size B*"), "learning_rate": ("η*", "best learning rate η*")}
 
@@ -149,10 +150,10 @@ def together(hparams: Mapping[str, Any]) -> Plate | None:
     return Plate(panels, [Key(f"σ = {u}", colours[u], "dot") for u in utds], caption, True)
 
 
-def law_value(law: Mapping[str, Any], task: str, sigma: Any) -> Any:
-    """A law of hparams.json at σ: intercept · σ^exponent (4.6, 4.7), plus an offset if it has one (D.2, D.3)."""
-    exponent = law["exponent"][task] if isinstance(law["exponent"], Mapping) else law["exponent"]
-    return law.get("offset", {}).get(task, 0.0) + law["intercept"][task] * sigma**exponent
+def law_value(law: Mapping[str, Any], task: str, sigma: Floats) -> Floats:
+    """A law of hparams.json for one task at sigma [n]."""
+    read = read_law(law)
+    return np.array([read(float(s), task) for s in sigma])
 
 
 def residuals(hparams: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Floats:
@@ -163,7 +164,7 @@ def residuals(hparams: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> 
         for k, quantity in enumerate(QUANTITIES):
             law = laws.get(quantity)
             if law and r["task"] in law["intercept"]:
-                out[i, k] = np.log(r[quantity] / law_value(law, r["task"], float(Fraction(r["utd"]))))
+                out[i, k] = np.log(r[quantity] / read_law(law)(Fraction(r["utd"]), r["task"]))
     return out
 
 

@@ -100,7 +100,7 @@ class ModelScaling:
                 del parts[metric]
             at, seeds = parts[main]
             for seed in range(seeds.shape[1]):
-                origin = f"{metrics[main]}, column {seed + (steps.column == 'first')}"
+                origin = steps.where(metrics[main], seed)
                 table, odd = curve(at, {names[metric]: values[:, seed] for metric, (_, values) in parts.items()})
                 dropped += [(origin, reason) for reason in odd]
                 if table is not None and table[self.column].notna().any():

@@ -81,8 +81,7 @@ class QScaled:
         for member, key in chosen.items():
             at, seeds = steps.split(arrays[member])
             for seed, values in enumerate(seeds.T):
-                column = seed + (steps.column == "first")
-                origin = f"{member}, column {column}"
+                origin = steps.where(member, seed)
                 table, odd = curve(at, {self.column: values})
                 dropped += [(origin, reason) for reason in odd]
                 if table is not None:

@@ -17,7 +17,9 @@ from rlscale.typed import Mistake
 Array = NDArray[np.float64]
 FEWEST_ROWS = 3  # two points are a line whatever they are
 SMALLEST_STEP = 10  # env steps between rows; nobody logs more often, and small whole numbers may be returns
-SHORTEST_OF_USUAL = 0.5  # of the usual distance between rows: gaps are common in merged logs, crowding is not
+SHORTEST_OF_USUAL = 0.5  # of the usual distance between rows: gaps are common in merged logs, crowding is rare
+MANY_ROWS = 20  # from here on the distances do not matter: no return rises so many times running
+BEYOND = 2  # times every return: one seed's whole returns may rise like a ruler, but not that far above the others
 OFTEN = 0.1  # share of rows at which a return falls and a counter, even of a run resumed now and then, does not
 JITTER = 2  # env steps by which two runs logged at "the same" step may differ
 
@@ -30,6 +32,12 @@ class Steps:
     first_step: int
     step_every: int
 
+    def where(self, member: str, seed: int) -> str:
+        """Where a seed's values are, in words."""
+        if self.column == "first":
+            return f"{member}, column {seed + 1}"
+        return f"{member}, column {seed} (row k is env step {self.first_step} + {self.step_every}·k)"
+
     def split(self, array: Array) -> tuple[Array, Array]:
         """(steps [T], seeds [T, S]) of an array [T, columns]."""
         if self.column == "first":
@@ -37,17 +45,18 @@ class Steps:
         return self.first_step + self.step_every * np.arange(len(array), dtype=np.float64), array
 
 
+@np.errstate(over="ignore", invalid="ignore")  # a harmed file may hold 1e308
 def looks(array: Array) -> Literal["first", "none"] | None:
     """What one array [T, columns] says of its column 0; None if it does not speak clearly.
 
-    "first": it counts (see `is_counter`), beyond every value beside it, and no other column does.
+    "first": it counts (see `is_counter`), far beyond every value beside it, and no other column does.
     "none": it falls as often as no counter would, or most of it are fractions and it is no straight line.
     """
     column = array[np.isfinite(array[:, 0]), 0]
     if is_counter(np.unique(column)):
         others = array[:, 1:]
-        alone = others.shape[1] > 0 and not any(is_counter(np.unique(other)) for other in others.T)
-        beyond = not (np.abs(others[np.isfinite(others)]) >= column.max()).any()
+        alone = others.shape[1] > 0 and not any(is_counter(other) for other in others.T)
+        beyond = not (BEYOND * np.abs(others[np.isfinite(others)]) >= column.max()).any()
         return "first" if alone and beyond and is_counter(array[:, 0]) else None
     if len(column) < FEWEST_ROWS:
         return None
@@ -58,12 +67,12 @@ def looks(array: Array) -> Literal["first", "none"] | None:
 
 
 def is_counter(column: Array) -> bool:
-    """Whether a column [T] could count env steps: whole, finite, rising by SMALLEST_STEP or more, without crowding."""
+    """Whether a column [T] could count env steps: whole, finite, rising by SMALLEST_STEP or more, evenly if short."""
     if len(column) < FEWEST_ROWS or not np.isfinite(column).all() or (column != np.round(column)).any():
         return False
     change = np.diff(column)
-    usual = float(np.median(change))
-    return bool(column[0] >= 0 and change.min() >= max(SMALLEST_STEP, SHORTEST_OF_USUAL * usual))
+    even = SHORTEST_OF_USUAL * float(np.median(change)) if len(column) < MANY_ROWS else 0.0
+    return bool(column[0] >= 0 and change.min() >= max(SMALLEST_STEP, even))
 
 
 def layout(

@@ -38,3 +38,20 @@ def curve(steps: Array, columns: Mapping[str, Array]) -> tuple[pd.DataFrame | No
     return pd.DataFrame(
         {"env_step": steps[:end].astype(np.int64)} | dict(zip(columns, table[:end].T, strict=True))
     ), odd
+
+
+def binned(steps: Array, columns: Mapping[str, Array], every: int) -> tuple[Array, dict[str, Array]]:
+    """Means over the rows of each `every` env steps, at the end of the bin, so that seeds share their steps.
+
+    The mean of episodes that ended in (k − 1)·every … k·every stands at k·every: never earlier than it was known.
+    """
+    known = np.isfinite(steps)
+    ends, where = np.unique(np.maximum(1, np.ceil(steps[known] / every)), return_inverse=True)
+    means = {}
+    for name, column in columns.items():
+        value = column[known]
+        logged = np.isfinite(value)
+        count = np.bincount(where[logged], minlength=ends.size)
+        total = np.bincount(where[logged], weights=value[logged], minlength=ends.size)
+        means[name] = np.divide(total, count, out=np.full(ends.size, np.nan), where=count > 0)
+    return ends * every, means

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import warnings
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import dataclass
@@ -77,10 +78,12 @@ def door() -> Callable[..., Done]:
         out = io.StringIO()
         with (
             pytest.MonkeyPatch.context() as patch,
+            warnings.catch_warnings(),
             redirect_stdout(out),
             initialize_config_dir(str(home), version_base="1.3"),
         ):
             patch.setenv("RLSCALE_STUDY", str(root))
+            warnings.filterwarnings("ignore", message=r"provider=hydra.searchpath")  # as rlscale.door does
             try:
                 main(compose(config, list(words)))
             except Mistake as mistake:

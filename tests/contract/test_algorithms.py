@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import functools
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,29 +12,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 from omegaconf import OmegaConf
 
 from rlscale.job import component
 from rlscale.types import Algorithm, EnvSpec, Hyper, TrainState, Transition
 
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
 OPTIONS = {path.stem: path for path in sorted((Path(__file__).parents[2] / "conf" / "algorithm").glob("*.yaml"))}
 ENV = EnvSpec(obs_dim=3, action_dim=2, episode_steps=10)
 B = 16
 ETA = 1e-3
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compiles(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Compile time is most of what these tests take: optimise nothing, and keep what was compiled."""
-    cache = request.config.cache.mkdir(f"xla-{os.environ.get('PYTEST_XDIST_WORKER', 'one')}")  # type: ignore[union-attr]
-    jax.config.update("jax_disable_most_optimizations", True)
-    jax.config.update("jax_compilation_cache_dir", str(cache))
-    compilation_cache.reset_cache()
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-    jax.config.update("jax_compilation_cache_dir", None)
-    compilation_cache.reset_cache()
 
 
 class Learner(NamedTuple):

@@ -194,7 +194,7 @@ def test_a_dry_run_counts_and_writes_nothing(desk: Desk, whole: Desk) -> None:
     before = whole.files()
     assert "4 jobs, 8 runs, 8 recorded, 0 to run: 0 updates" in whole.train(*SWEEP, "dry=true")
     single = whole.train(*TINY, "budget.env_steps=1500", "budget.log_every=50", "seed=[0,1,2]", "dry=true")
-    assert "1 jobs, 3 runs, 2 recorded, 1 to run: 1,400 updates" in single
+    assert "1 job, 3 runs, 2 recorded, 1 to run: 1,400 updates" in single
     assert whole.files() == before
 
 
