@@ -68,7 +68,7 @@ def sources(root: Path, fit: Fit, columns: Columns, track: Track) -> Sources:
         if len(cells.cells) and cells.cells["utd"].nunique() > 1:
             base = again(only(studies["hparams"], cells.cells), fit.hparams["provenance"], ENOUGH, track)
     fitted = again(only(study, fitted.cells), p, ENOUGH, track)
-    logged = [c for c in columns.names if c in origins[part].columns]
+    logged = [c for c in dict.fromkeys(columns.names) if c in origins[part].columns]
     inside = None
     if logged:
         inside = summaries(only(with_metrics(root, p, logged), fitted.cells), columns)

@@ -183,15 +183,16 @@ def test_absent_keys_and_draws_are_no_hindrance_and_other_runs_are_told(
     assert "not those that this fit was made from" in page.words
 
 
-def test_a_grid_alone_is_enough(study: Path, door: Door, tmp_path: Path) -> None:
+def test_a_grid_alone_is_enough_and_what_its_runs_logged_is_drawn(study: Path, door: Door, tmp_path: Path) -> None:
     folder = copied(study, tmp_path)
     for path in folder.glob("laws*"):
         path.unlink()
-    assert door("report", tmp_path, "name=a").returncode == 0
+    done = door("report", tmp_path, "name=a", "columns.fresh_loss=critic_loss", "columns.critic_norm=critic_loss")
+    assert done.returncode == 0, done.stderr
     page = Page((folder / "report.html").read_text())
-    assert (
-        not page.faults and "Best batch size and learning rate" in page.words and "Data and compute" not in page.words
-    )
+    assert not page.faults and "Best batch size and learning rate" in page.words
+    assert "Data and compute" not in page.words
+    assert "Critic parameter norm" in page.words and "did not log them" not in page.words
 
 
 def test_laws_alone_are_enough_also_where_their_runs_are_not(study: Path, door: Door, tmp_path: Path) -> None:
