@@ -84,11 +84,10 @@ ROOMS = [
         "rlscale/*.py", None, never=("wandb", *HYDRA, *CONCRETE, "rlscale.train", "analysis", "launchers", *SIMULATORS)
     ),
     Room("analysis/sources/wandb*.py", THINKING, inside=("wandb",)),
-    Room("analysis/plots.py", (*THINKING, "matplotlib")),
-    Room("analysis/report.py", (*THINKING, *HYDRA, "rich", "matplotlib", "rlscale.door")),
+    Room("analysis/figures/*.py", (*THINKING, "matplotlib")),
     *(
         Room(f"analysis/{door}.py", (*THINKING, *HYDRA, "rich", "rlscale.door"))
-        for door in ("ingest", "export", "hparams", "laws", "plan")
+        for door in ("ingest", "export", "hparams", "laws", "plan", "report")
     ),
     Room("analysis/show.py", (*THINKING, "rich")),  # what the doors print
     Room("analysis/*.py", THINKING),
@@ -180,7 +179,8 @@ def test_every_import_is_allowed() -> None:
         ("analysis/fits.py", "import hydra", True),
         ("analysis/laws.py", "import hydra\nimport scipy.optimize\nfrom analysis import fits", False),
         ("analysis/sources/csv.py", "import wandb", True),
-        ("analysis/plots.py", "import matplotlib.pyplot as plt", False),
+        ("analysis/figures/curves.py", "import matplotlib.pyplot as plt", False),
+        ("analysis/page/book.py", "import matplotlib", True),
         ("launchers/quickstart.py", "from analysis import laws", True),
         ("launchers/quickstart.py", "import rich", False),
     ],

@@ -103,7 +103,7 @@ def test_the_files_hold_what_the_design_promises(fit: Path) -> None:
     assert {"threshold", "d_min", "beta", "alpha", "ci95", "points"} <= set(laws["data"][0])
     assert laws["compute"]["formula"] == "10·N·B(σ)·σ·D" and laws["compute"]["n_params"] == 9218
     report = (fit / "fits/a/report.html").read_text()
-    assert report.count("<img") == 6 and 'src="http' not in report and "<script" not in report
+    assert report.count('role="img"') > 15 and "http" not in report and "<script" not in report
     for variant in ("shared", "separate", "baseline"):
         assert (fit / f"fits/a/proposals_{variant}.csv").read_text().startswith("Environment,UTD,Learning Rate")
 
