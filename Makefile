@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 BENCH_STAMP := $(VENV)/.installed-bench
 PIP_INSTALL := $(PY) -m pip install -qq --disable-pip-version-check -c constraints.txt $(PIP_FLAGS)
 
-.PHONY: help install quickstart test test-all check format bench learn clean
+.PHONY: help install quickstart test test-all check format bench learn heldout calibration clean
 
 help: # not a verb: printed by `make` alone
 	@printf 'rlscale: make <verb>\n\n'
@@ -44,6 +44,12 @@ bench: $(BENCH_STAMP) ## speed, beside Stable-Baselines3-JAX (installs torch, se
 
 learn: install ## learning checks against published curves (long)
 	$(PY) -m tests.learning
+
+heldout: install ## the laws against the authors' largest σ, kept out of the fit
+	$(PY) -m tests.heldout
+
+calibration: install ## do 95 % intervals hold the truth? 200 simulated studies
+	$(PY) -m tests.calibration
 
 clean: ## remove caches and build files; .venv and study stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

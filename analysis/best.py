@@ -37,8 +37,8 @@ def best(crossings: Crossings, quantity: str, threshold: str | float, average: s
     which then is taken as given). `average` over draws and groups is "geometric" (the grids are geometric and the
     law is fitted in logs; an arithmetic mean is biased high) or "arithmetic" (the papers').
 
-    A grid value is known no better than the grid's step: where the draws of a cell vary less than a mean over its
-    groups of uniform errors of that width would (step/√12 in logs each), they are given the variance that is missing.
+    A grid value is known no better than the grid's step: where the draws of a cell vary less than uniform errors of
+    that width would (step/√12 in logs, somewhat less averaged over groups), they are given the variance that is missing.
     """
     level = threshold_index(crossings, threshold)
     to, back = (np.log, np.exp) if average == "geometric" else (_same, _same)
@@ -66,7 +66,8 @@ def best(crossings: Crossings, quantity: str, threshold: str | float, average: s
         per_draw[alive] = np.nansum(votes[:, alive], axis=0) / cast[:, alive].sum(axis=0)
         per_draw[~alive] = np.resize(per_draw[alive], (~alive).sum())  # a joint chain needs K values in every cell
         drawn = np.log(back(per_draw))
-        coarse = (np.log(grid[-1] / grid[0]) / max(1, len(grid) - 1)) ** 2 / 12 / len(groups)
+        coarse = (np.log(grid[-1] / grid[0]) / max(1, len(grid) - 1)) ** 2 / 12
+        coarse *= (1 + 1 / len(groups)) / 2  # they look for one optimum on one grid: half of their error is common
         missing = np.sqrt(max(0.0, coarse - drawn.var()))
         drawn = drawn + missing * bootstrap.stream(f"grid/{quantity}/{task}/{utd}").standard_normal(len(drawn))
         low, high = interval(np.exp(drawn[alive]))

@@ -61,7 +61,7 @@ def _executor(name: str, point: Point, pack: int) -> Maker:
         # steps is shared by them. Up to the 1,000 of a real run, fewer where that would take longer than a round.
         call = 1
         if name == "device":
-            call = min(1000, max(1, int(1e10 / (algorithm.flops_per_update * point.utd * pack))))
+            call = min(1000, max(1, int(5e10 / (algorithm.flops_per_update * point.utd * pack))))
         budget = Budget(LONG, WARMUP, log_every=call, eval_every=None, eval_episodes=1, replay_capacity=CAPACITY)
         cadence = schedule(Fraction(point.utd), 1, LONG, WARMUP)
         members = [Member(seed, RATE) for seed in range(pack)]
