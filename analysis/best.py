@@ -38,7 +38,7 @@ def best(crossings: Crossings, quantity: str, threshold: str | float, average: s
     law is fitted in logs; an arithmetic mean is biased high) or "arithmetic" (the papers').
 
     A grid value is known no better than the grid's step: where the draws of a cell vary less than uniform errors of
-    that width would (step/√12 in logs, somewhat less averaged over groups), they are given the variance that is missing.
+    that width would (step/√12 in logs, somewhat less averaged over groups), they get the variance that is missing.
     """
     level = threshold_index(crossings, threshold)
     to, back = (np.log, np.exp) if average == "geometric" else (_same, _same)
