@@ -112,9 +112,13 @@ def isotonic(steps: Floats, values: Floats) -> Floats:
 
 
 def first_crossings(steps: Floats, rising: Floats, thresholds: Floats) -> Floats:
-    """The first step at which the non-decreasing `rising` [T] is at least each threshold [J]; inf where it never is."""
-    index = np.searchsorted(rising, thresholds, side="left")  # [J]
-    return np.asarray(np.append(steps, np.inf)[index])
+    """The first listed step at which `rising` [T] is at least each threshold [J]; inf where it never is.
+
+    For rising steps that is D_J. Records are always sorted; the public code's were not (B23), and it takes the first
+    row then as well.
+    """
+    reached = rising[:, None] >= thresholds  # [T, J]
+    return np.asarray(np.where(reached.any(axis=0), steps[reached.argmax(axis=0)], np.inf))
 
 
 def join_seeds(seeds: list[tuple[Floats, Floats, bool]]) -> Curve:

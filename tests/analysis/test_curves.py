@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from analysis.crossing import first_reached
 from analysis.curves import Reference, first_crossings, isotonic, join_seeds
 from rlscale.typed import Mistake
 
@@ -41,10 +42,12 @@ def test_published_isotonic_cases(golden: Callable[[str], Any]) -> None:
         x, y = np.array(case["x"], dtype=float), np.array(case["y"], dtype=float)
         rising = isotonic(x, y)
         np.testing.assert_allclose(rising, case["iso"], atol=1e-9)
-        if np.any(np.diff(x) < 0):
-            continue  # the published crossing of an unsorted curve is its first row, a known defect
         expected = [np.inf if c is None else c for c in case["crossings"]]
-        np.testing.assert_array_equal(first_crossings(x, rising, np.array(case["thresholds"], dtype=float)), expected)
+        thresholds = np.array(case["thresholds"], dtype=float)
+        np.testing.assert_array_equal(first_crossings(x, rising, thresholds), expected)
+        if (np.diff(x) > 0).all():  # as studies are read: sorted, one row for each step
+            found = first_reached(x, y[:, None], np.ones((1, 1)), thresholds, interpolate=False)
+            np.testing.assert_array_equal(found[0], expected)
 
 
 def test_seeds_join_where_all_have_a_value() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from analysis.crossing import first_reached
 from analysis.curves import first_crossings, isotonic
 from tests import heldout
 
@@ -28,8 +29,10 @@ def test_crossings_of_the_gym_baseline(golden: Callable[[str], Any], published: 
         row = wanted[env, float(utd.removeprefix("utd_"))]
         array = np.load(io.BytesIO(archive.read(name)))
         mean = (array[:, 1:] * 1000 / case["max_returns"][env]).mean(axis=1)
-        found = first_crossings(array[:, 0], isotonic(array[:, 0], mean), thresholds)
-        np.testing.assert_array_equal(found, [np.inf if c is None else c for c in row["crossings"]])
+        steps, expected = array[:, 0], [np.inf if c is None else c for c in row["crossings"]]
+        np.testing.assert_array_equal(first_crossings(steps, isotonic(steps, mean), thresholds), expected)
+        found = first_reached(steps, mean[:, None], np.ones((1, 1)), thresholds, interpolate=False)
+        np.testing.assert_array_equal(found[0], expected)
         seen += 1
     assert seen == len(wanted) == 28
 
