@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.curves import Crossings
-from analysis.uncertainty import Floats
+from analysis.uncertainty import Bootstrap, Floats
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def common_grid(cells: pd.DataFrame) -> tuple[list[str], list[str], list[tuple[s
 
 
 def averaged(
-    crossings: Crossings, j: int, tasks: list[str], utds: list[str], fit: list[str], average: str
+    crossings: Crossings, j: int, tasks: list[str], utds: list[str], fit: list[str], average: str, bootstrap: Bootstrap
 ) -> tuple[Averaged | None, list[tuple[str, str]]]:
     """The average ("geometric" or "arithmetic") task at threshold number `j` over `utds`; medians from `fit` alone.
 
@@ -75,15 +75,22 @@ def averaged(
     if not kept:
         return None, dropped
 
-    def mean(values: list[Floats]) -> Floats:
-        stack = np.stack(values)
-        return np.asarray(np.exp(np.log(stack).mean(axis=0)) if average == "geometric" else stack.mean(axis=0))
+    def mean(values: list[Floats], weights: Floats) -> Floats:
+        """Over T tasks: values T × [K, n], weights [K, T] → [K, n]."""
+        stack = np.stack(values, axis=1)  # [K, T, n]
+        if average == "geometric":
+            return np.asarray(np.exp(np.einsum("kt,ktn->kn", weights, np.log(stack))))
+        return np.asarray(np.einsum("kt,ktn->kn", weights, stack))
 
     medians = {t: float(np.median(k[0][train])) for t, k in kept.items()}
     centre = float(np.median(list(medians.values())))
-    data = mean([kept[t][0] / medians[t] for t in kept]) * centre
+    even = np.full((1, len(kept)), 1.0 / len(kept))
+    data = mean([kept[t][0][None] / medians[t] for t in kept], even)[0] * centre
+    weights = bootstrap.task_weights(tasks)[:, [tasks.index(t) for t in kept]]  # the same draw at every threshold
+    total = weights.sum(axis=1, keepdims=True)
+    weights = np.where(total > 0, weights / np.where(total > 0, total, 1.0), even)  # none of those drawn is left here
     # medians and centre are units, not estimates: drawn anew they would shift all σ together and cancel nowhere
-    draws = mean([kept[t][2] / medians[t] for t in kept]) * centre
+    draws = mean([kept[t][2] / medians[t] for t in kept], weights) * centre
     return (
         Averaged(
             threshold,
@@ -92,7 +99,7 @@ def averaged(
             data,
             np.any([k[1] for k in kept.values()], axis=0),
             draws,
-            np.any([k[3] for k in kept.values()], axis=0),
+            np.any([k[3] & (weights[:, i, None] > 0) for i, k in enumerate(kept.values())], axis=0),
             {t: m / centre for t, m in medians.items()},
         ),
         dropped,

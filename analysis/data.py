@@ -83,7 +83,7 @@ def fit_laws(
     train = np.array([u in fit_utds for u in utds])
     kept: list[Averaged] = []
     for j, threshold in enumerate(crossed.thresholds):
-        points, more = averaged(crossed, j, tasks, utds, fit_utds, average)
+        points, more = averaged(crossed, j, tasks, utds, fit_utds, average, bootstrap)
         dropped += more
         if points is None or (~points.censored[train]).sum() < FEWEST_LEVELS:
             dropped.append((f"J={threshold:g}", f"reached at fewer than {FEWEST_LEVELS} of the fitted σ: no law"))

@@ -55,7 +55,7 @@ def power_laws(best: Best, bootstrap: Bootstrap, name: str) -> tuple[PowerLaws, 
     residuals = y - intercept[member] - slope * x
     excess = excess_scatter(residuals, draws.var(axis=0), len(y) - len(tasks) - 1)
     draws = draws + np.sqrt(excess) * bootstrap.stream(f"scatter/{name}").standard_normal(draws.shape)
-    slope_k, intercept_k = shared_slope(x, draws, member)
+    slope_k, intercept_k = shared_slope(x, draws, member, bootstrap.task_weights(tasks))
     one = np.ones(len(tasks))
     shared = PowerLaws(tasks, slope * one, intercept, slope_k[:, None] * one, intercept_k)
     slopes, slopes_k = shared.slope.copy(), shared.slope_draws.copy()
@@ -75,17 +75,19 @@ def power_laws(best: Best, bootstrap: Bootstrap, name: str) -> tuple[PowerLaws, 
     return shared, PowerLaws(tasks, slopes, intercepts, slopes_k, intercepts_k), notes
 
 
-def shared_slope(x: Floats, y: Floats, member: NDArray[np.int_]) -> tuple[Any, Floats]:
+def shared_slope(x: Floats, y: Floats, member: NDArray[np.int_], weights: Floats | None = None) -> tuple[Any, Floats]:
     """Least squares of y = intercept[member] + slope·x: one slope, an intercept for each group.
 
-    x [n], y [..., n], member [n] → slope [...], intercept [..., T]. With all x equal the slope is 0.
+    x [n], y [..., n], member [n], weights of the groups [..., T] (None: even) → slope [...], intercept [..., T]. With
+    all x equal the slope is 0.
     """
     groups = int(member.max()) + 1
     mean = np.stack([(member == t) / (member == t).sum() for t in range(groups)])  # [T, n]
     x_mean, y_mean = mean @ x, y @ mean.T  # [T], [..., T]
     dx = x - x_mean[member]
-    spread = float(dx @ dx)
-    slope = ((y - y_mean[..., member]) @ dx) / spread if spread > 0 else np.zeros(y.shape[:-1])
+    weight = np.ones(len(x)) if weights is None else weights[..., member]  # [..., n]
+    spread, shared = (weight * dx**2).sum(-1), (weight * (y - y_mean[..., member]) * dx).sum(-1)
+    slope = np.where(spread > 0, shared / np.where(spread > 0, spread, 1.0), 0.0)
     return slope, np.asarray(y_mean - np.asarray(slope)[..., None] * x_mean)
 
 

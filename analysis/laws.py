@@ -139,7 +139,7 @@ def critic_size(reference: Reference, study: Study) -> float:
 def as_public_code(config: Config, study: Study, reference: Reference, bootstrap: Bootstrap, folder: Path) -> None:
     """compat=qscaled: the public code's choices from the rows on, written into the same files."""
     assert config.compat is not None
-    bootstrap = compat_qscaled.Resamples(bootstrap.draws, bootstrap.seed)
+    bootstrap = compat_qscaled.Resamples(bootstrap.draws, bootstrap.seed, tasks=False)  # it has no such thing
     fitted = json.loads((folder / "hparams.json").read_text()) if (folder / "hparams.json").exists() else None
     if config.resets is not None:
         study = compat_qscaled_rows.without_resets(study, config.metric, config.resets)

@@ -8,6 +8,7 @@ belongs to one joint draw: crossings → best values → slopes → data law →
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,10 +19,14 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """How many joint draws, and the seed of all of them."""
+    """How many joint draws, and the seed of all of them; with `tasks` they resample the tasks too, as clusters.
+
+    Without it intervals are about the tasks that were run, with it about tasks like these.
+    """
 
     draws: int
     seed: int
+    tasks: bool
 
     def __post_init__(self) -> None:
         if self.draws < 20:
@@ -44,6 +49,13 @@ class Bootstrap:
             return np.ones((self.draws, 1))
         counts = self.stream(name).multinomial(seeds, np.full(seeds, 1.0 / seeds), size=self.draws)
         return np.asarray(1.0 / seeds + (counts / seeds - 1.0 / seeds) * np.sqrt(seeds / (seeds - 1)))
+
+    def task_weights(self, tasks: Sequence[str]) -> Floats:
+        """Weights of the tasks in each draw, the same for every quantity of the draw: [K, T], each row sums to 1."""
+        even = np.full(len(tasks), 1.0 / len(tasks))
+        if not self.tasks:
+            return np.tile(even, (self.draws, 1))
+        return self.stream("tasks/" + "/".join(tasks)).multinomial(len(tasks), even, size=self.draws) / len(tasks)
 
 
 def interval(draws: Floats) -> list[float]:

@@ -109,7 +109,7 @@ def data_study(kind: str, rng: np.random.Generator, bootstrap: Bootstrap) -> Sim
 
 def data_row(kind: str, seed: int, law: str) -> dict[str, list[tuple[bool, float]]]:
     """What one study counts: name → [(inside, width of the interval in ln)]."""
-    rng, bootstrap = np.random.default_rng([seed, KINDS.index(kind)]), Bootstrap(DRAWS, seed)
+    rng, bootstrap = np.random.default_rng([seed, KINDS.index(kind)]), Bootstrap(DRAWS, seed, False)
     made = data_study(kind, rng, bootstrap)
     laws = fit_laws(made.crossed, made.holdout, bootstrap, same, law, "geometric")
     found: dict[str, list[tuple[bool, float]]] = {"D inside": [], "D beyond": [], "σ* of J": [], "σ*(F)": []}
@@ -150,7 +150,7 @@ def data_row(kind: str, seed: int, law: str) -> dict[str, list[tuple[bool, float
 
 def slope_row(seed: int) -> dict[str, list[tuple[bool, float]]]:
     """One simulated grid: are the shared slopes of B*(σ) and η*(σ) inside their intervals?"""
-    rng, bootstrap = np.random.default_rng([seed, 99]), Bootstrap(DRAWS, seed)
+    rng, bootstrap = np.random.default_rng([seed, 99]), Bootstrap(DRAWS, seed, False)
     tasks, seeds, levels = int(rng.integers(4, 8)), int(rng.integers(3, 11)), int(rng.integers(5, 8))
     truth = {"batch_size": rng.uniform(-0.6, 0.0), "learning_rate": rng.uniform(-0.5, 0.1)}
     sizes, rates = np.array([32, 64, 128, 256, 512]), np.array([1.5e-4, 3e-4, 6e-4, 1.2e-3])

@@ -78,7 +78,7 @@ def sources(root: Path, fit: Fit, columns: Columns, track: Track) -> Sources:
 def again(study: Study, p: Mapping[str, Any], draws: int, track: Track) -> Crossings:
     """The crossings of a fit with that provenance, from `draws` resamples."""
     reference = typed(Reference, p["reference"], "reference")
-    bootstrap = Bootstrap(draws, int(p["bootstrap"]["seed"]))
+    bootstrap = Bootstrap(draws, int(p["bootstrap"]["seed"]), tasks=False)  # of single configurations
     return crossings(study, reference, p["metric"], bootstrap, track, bool(p.get("interpolate", False)))
 
 

@@ -11,7 +11,7 @@ from analysis.curves import Crossings, Curve
 from analysis.uncertainty import Bootstrap
 from rlscale.typed import Mistake
 
-BOOT = Bootstrap(20, 0)
+BOOT = Bootstrap(20, 0, False)
 INF = np.inf
 
 
@@ -85,7 +85,7 @@ def test_a_single_setting_is_no_comparison() -> None:
 
 def test_intervals_are_no_narrower_than_the_grid() -> None:
     crossed = made([("a", "1", b, 1e-3, [1, d]) for b, d in ((64, 8), (128, 5), (256, 7))])
-    row = best(crossed, "batch_size", "last", "geometric", Bootstrap(400, 0)).table.iloc[0]
+    row = best(crossed, "batch_size", "last", "geometric", Bootstrap(400, 0, False)).table.iloc[0]
     assert np.log(row["high"] / row["low"]) == pytest.approx(3.92 * np.log(2) / np.sqrt(12), rel=0.2)
 
 

@@ -53,7 +53,7 @@ def test_who_never_reaches_the_level_votes_for_the_smallest_value() -> None:
 
 
 def test_resamples_are_plain_counts() -> None:
-    weights = compat_qscaled.Resamples(5000, 0).weights(4, "a")
+    weights = compat_qscaled.Resamples(5000, 0, tasks=False).weights(4, "a")
     assert weights.shape == (5000, 4) and set(np.unique(weights * 4)) == {0, 1, 2, 3, 4}
     np.testing.assert_array_equal(weights.sum(axis=1), 1)
     assert weights.var() == pytest.approx(0.25 * 0.75 / 4, rel=0.05)

@@ -35,7 +35,7 @@ def best_of(truth: dict[str, tuple[float, float]], exponent: float, noise: float
 
 def test_an_offset_is_recovered_together_and_apart() -> None:
     truth = {"a": (50.0, 300.0), "b": (80.0, 150.0)}
-    shared, separate, notes = offset_laws(best_of(truth, -0.8, 0.02), Bootstrap(30, 0), "batch_size")
+    shared, separate, notes = offset_laws(best_of(truth, -0.8, 0.02), Bootstrap(30, 0, False), "batch_size")
     for law in (shared, separate):
         assert law.slope == pytest.approx([-0.8, -0.8], abs=1e-3)
         for t, (offset, intercept) in enumerate(truth.values()):
@@ -50,8 +50,8 @@ def test_an_offset_is_recovered_together_and_apart() -> None:
 
 def test_without_an_offset_it_is_the_power_law_and_three_sigmas_leave_none_of_its_own() -> None:
     best = best_of({"a": (0.0, 300.0)}, -0.5, 0.0, SIGMA[:3])
-    shared, separate, notes = offset_laws(best, Bootstrap(30, 0), "batch_size")
-    plain, _, _ = power_laws(best, Bootstrap(30, 0), "batch_size")
+    shared, separate, notes = offset_laws(best, Bootstrap(30, 0, False), "batch_size")
+    plain, _, _ = power_laws(best, Bootstrap(30, 0, False), "batch_size")
     sigma = np.array([0.25, 1.0, 8.0])
     theta = np.array([shared.slope[0], shared.log_offset[0], shared.log_intercept[0]])
     fitted = value(theta, np.log(sigma), np.zeros(3, dtype=int))

@@ -28,7 +28,7 @@ def test_the_grid_of_the_paper(study: Path, published: Path) -> None:
     read = load(study_root(), Select(None, None, None, None, None))
     levels = tuple(100.0 * n for n in range(1, 9))
     reference = Reference("dmc", {"default": 0.0}, {"default": 1000.0}, levels, 4.92e6, 1e10)
-    bootstrap = Bootstrap(1000, 0)
+    bootstrap = Bootstrap(1000, 0, False)
     wall, cpu = time.perf_counter(), time.process_time()
     crossed = crossings(read, reference, "train_return", bootstrap, same)
     slopes = {}

@@ -218,11 +218,11 @@ def test_draws_depend_on_the_configuration_alone(tmp_path: Path, reference: Refe
     World(utds=("1",), batch_sizes=(128, 256), learning_rates=(3e-4, 6e-4)).write_grid(tmp_path)
     both = load(tmp_path, Select(None, None, None, None, None))
     one = load(tmp_path, Select(None, None, ("pendulum",), None, None))
-    first = crossings(both, reference, "train_return", Bootstrap(20, 0), tracked)
-    alone = crossings(one, reference, "train_return", Bootstrap(20, 0), tracked)
+    first = crossings(both, reference, "train_return", Bootstrap(20, 0, False), tracked)
+    alone = crossings(one, reference, "train_return", Bootstrap(20, 0, False), tracked)
     kept = first.take(first.cells["task"] == "pendulum")
     np.testing.assert_array_equal(kept.draws, alone.draws)
-    other = crossings(one, reference, "train_return", Bootstrap(20, 1), tracked)
+    other = crossings(one, reference, "train_return", Bootstrap(20, 1, False), tracked)
     np.testing.assert_array_equal(other.point, alone.point)
     assert not np.array_equal(other.draws, alone.draws)
 
@@ -236,7 +236,11 @@ def test_a_configuration_that_diverged_at_once_counts_as_never_reaching(tmp_path
     bad = np.full(10, np.nan)
     write_run(tmp_path, "pendulum", "1", 64, 1e-3, 2, steps, bad, asked, 1000, status="diverged")
     found = crossings(
-        load(tmp_path, Select(None, None, None, None, None)), reference, "train_return", Bootstrap(20, 0), tracked
+        load(tmp_path, Select(None, None, None, None, None)),
+        reference,
+        "train_return",
+        Bootstrap(20, 0, False),
+        tracked,
     )
     assert found.cells["n_seeds"].item() == 3 and found.cells["n_diverged"].item() == 1
     assert np.isinf(found.point[0, -1]) and np.isfinite(found.point[0, 0])  # a third of the mean is the floor

@@ -193,7 +193,7 @@ def test_the_gym_baselines_crossings_from_its_records(golden: Callable[[str], An
     ceiling = {task: float(value) for task, value in case["max_returns"].items()}
     reference = Reference("gym", {"default": 0.0}, ceiling, tuple(case["thresholds"]), 1.5e5, 4e9)
     study = load(gym_baseline.study, Select(None, None, None, None, None))
-    found = crossings(study, reference, "train_return", Bootstrap(20, 0), lambda items, _n, _label: items)
+    found = crossings(study, reference, "train_return", Bootstrap(20, 0, False), lambda items, _n, _label: items)
     wanted = {(r["env"], float(r["utd"])): r for r in case["rows"]}
     assert len(found.cells) == len(wanted) == 28
     for cell, point, curve in zip(found.cells.itertuples(), found.point, found.curves, strict=True):
