@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from analysis import ingest
 from analysis.best import best
 from analysis.curves import Reference, crossings
 from analysis.fits import power_laws
 from analysis.records import Select, load
 from analysis.uncertainty import Bootstrap
-from rlscale.store import study_root
-from tests.analysis.conftest import CONF
 from tests.calibration import same
 
 
 @pytest.mark.slow
-def test_the_grid_of_the_paper(study: Path, published: Path) -> None:
-    from hydra import compose, initialize_config_dir
-
-    words = [f"source.path={published / 'qscaled' / 'dmc_sweep.zip'}", "source.benchmark=dmc", "source.algorithm=bro"]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        ingest.main(compose("analysis/ingest", ["source=qscaled", *words]))
-    read = load(study_root(), Select(None, None, None, None, None))
+def test_the_grid_of_the_paper(tmp_path: Path, published: Path, door: Callable[..., Any]) -> None:
+    where = f"source.path={published / 'qscaled' / 'dmc_sweep.zip'}"
+    door("ingest", tmp_path, "source=qscaled", where, "source.benchmark=dmc", "source.algorithm=bro")
+    read = load(tmp_path, Select(None, None, None, None, None))
     levels = tuple(100.0 * n for n in range(1, 9))
     reference = Reference("dmc", {"default": 0.0}, {"default": 1000.0}, levels, 4.92e6, 1e10)
     bootstrap = Bootstrap(1000, 0, False)
