@@ -24,11 +24,11 @@ import pandas as pd
 from analysis.batch import BatchLaws
 from analysis.best import best
 from analysis.budget import Frontier, argmin_log, compute
+from analysis.cheapest import budget_part
 from analysis.crossing import first_reached
 from analysis.curves import CELL, Crossings, Curve, Reference
 from analysis.data import fit_laws, predictions
 from analysis.fits import power_laws
-from analysis.laws import budget_part
 from analysis.uncertainty import Bootstrap, Floats, interval
 
 LEVELS = np.array([300.0, 400.0, 500.0, 600.0, 700.0])
