@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from analysis.sources import Found, Track
 from analysis.sources.archive import opened
 from analysis.sources.qscaled import NUMBER
-from analysis.sources.steps import layout
+from analysis.sources.steps import check_rows, layout
 from analysis.sources.tidy import curve
 from rlscale.typed import Mistake, nearest
 
@@ -65,11 +65,7 @@ class ModelScaling:
     learning_rate: float | None
 
     def __post_init__(self) -> None:
-        if self.first_step < 0 or self.step_every < 1:
-            raise ValueError(
-                f"step_every={self.step_every}, first_step={self.first_step}: rows are at first_step + step_every · k; "
-                "give a distance of at least 1 and a start of at least 0"
-            )
+        check_rows(self.first_step, self.step_every)
 
     def read(self, track: Track) -> tuple[list[Found], list[tuple[str, str]]]:
         """Every seed of every configuration, with all its metrics."""

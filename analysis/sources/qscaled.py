@@ -15,7 +15,7 @@ from typing import Literal
 
 from analysis.sources import Found, Track
 from analysis.sources.archive import opened
-from analysis.sources.steps import layout
+from analysis.sources.steps import check_rows, layout
 from analysis.sources.tidy import curve
 from rlscale.typed import Mistake, nearest
 
@@ -52,11 +52,7 @@ class QScaled:
     step_every: int
 
     def __post_init__(self) -> None:
-        if self.first_step < 0 or self.step_every < 1:
-            raise ValueError(
-                f"step_every={self.step_every}, first_step={self.first_step}: rows are at first_step + step_every · k; "
-                "give a distance of at least 1 and a start of at least 0"
-            )
+        check_rows(self.first_step, self.step_every)
 
     def read(self, track: Track) -> tuple[list[Found], list[tuple[str, str]]]:
         """Every seed of every configuration of the chosen metric."""

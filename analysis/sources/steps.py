@@ -24,6 +24,15 @@ OFTEN = 0.1  # share of rows at which a return falls and a counter, even of a ru
 JITTER = 2  # env steps by which two runs logged at "the same" step may differ
 
 
+def check_rows(first_step: int, step_every: int) -> None:
+    """Raises ValueError unless row k can be env step `first_step` + `step_every` · k."""
+    if first_step < 0 or step_every < 1:
+        raise ValueError(
+            f"step_every={step_every}, first_step={first_step}: rows are at first_step + step_every · k; "
+            "give a distance of at least 1 and a start of at least 0"
+        )
+
+
 @dataclass(frozen=True)
 class Steps:
     """Which layout the archive has: `column` "first" or "none" (then row k is `first_step` + `step_every` · k)."""
