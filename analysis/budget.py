@@ -103,17 +103,6 @@ def argmin_log(cost: Callable[[Floats], Floats], low: Floats, high: Floats) -> F
     return np.asarray(np.exp(centre))
 
 
-def best_return(
-    frontiers: list[Frontier], thresholds: list[float], budget: float, delta: float
-) -> tuple[float, Point] | None:
-    """The highest return level whose cheapest setting costs at most `budget` (Problem 3.2); None if none does."""
-    for threshold, frontier in sorted(zip(thresholds, frontiers, strict=True), key=lambda p: -p[0]):
-        point = frontier.cheapest(delta)
-        if point.compute + delta * point.data <= budget:
-            return threshold, point
-    return None
-
-
 def optima_draws(
     log_data: Callable[[Floats], Floats], batch: Floats, slope: Floats, n_params: float, delta: float,
     ends: tuple[float, float],

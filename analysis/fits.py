@@ -34,10 +34,6 @@ class PowerLaws:
         """[T, n] at `sigma` [n]."""
         return np.asarray(np.exp(self.log_intercept[:, None] + self.slope[:, None] * np.log(sigma)))
 
-    def value_draws(self, sigma: Floats) -> Floats:
-        """[K, T, n] at `sigma` [n]."""
-        return np.asarray(np.exp(self.log_intercept_draws[..., None] + self.slope_draws[..., None] * np.log(sigma)))
-
 
 def power_laws(best: Best, bootstrap: Bootstrap, name: str) -> tuple[PowerLaws, PowerLaws, list[str]]:
     """The (shared, separate) laws through the best values, and notes on what could not be fitted separately.

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis.blend import Blend, Draws
-from analysis.budget import Frontier, best_return, budget_law, compute, optima_draws, pareto
+from analysis.budget import Frontier, budget_law, compute, optima_draws, pareto
 from analysis.propose import middle
 
 GRID = np.geomspace(0.1, 50, 40001)
@@ -67,14 +67,6 @@ def test_least_compute_is_the_closed_form_where_compute_rises() -> None:
     sigma = 1.1 * (2e4 / (bound - 2e4)) ** (1 / 0.8)  # (A.7)
     assert found is not None and found.sigma == pytest.approx(sigma)
     assert found.compute == pytest.approx(compute(1e5, 300 * sigma**-0.4, sigma, bound))  # (A.8)
-
-
-def test_best_return_is_the_highest_level_within_the_budget() -> None:
-    levels, every = [300.0, 500.0, 700.0], [frontier(d_min=d) for d in (1e4, 2e4, 4e4)]
-    cost = [p.compute + 5e9 * p.data for p in (f.cheapest(5e9) for f in every)]
-    found = best_return(every, levels, cost[1] * 1.01, 5e9)
-    assert found is not None and found[0] == 500 and found[1].sigma == pytest.approx(every[1].cheapest(5e9).sigma)
-    assert best_return(every, levels, cost[0] * 0.99, 5e9) is None
 
 
 def test_draws_of_the_optimum_agree_with_the_single_one() -> None:

@@ -136,6 +136,15 @@ def test_more_budget_buys_no_lower_level_and_dearer_steps_no_fewer_updates() -> 
     assert sigma == sorted(sigma)
 
 
+def test_best_return_is_the_highest_level_within_the_budget() -> None:
+    levels = [frontier("shifted_power", rise) for rise in (-1.0, -0.5, 0.0)]
+    cost = [p.compute + 5e9 * p.data for p in (f.cheapest(5e9) for f in levels)]
+    level, point = ask("budget", cost[1] * 1.01).answer(levels, LEVELS, None)
+    assert level == 1 and point.sigma == pytest.approx(levels[1].cheapest(5e9).sigma)
+    with pytest.raises(Mistake):
+        ask("budget", cost[0] * 0.99).answer(levels, LEVELS, None)
+
+
 @pytest.mark.parametrize("bound", ["compute", "data", "budget"])
 def test_the_bound_that_a_refusal_names_can_be_kept(bound: str) -> None:
     levels = [frontier("log_quadratic", rise) for rise in (-1.0, -0.5, 0.0)]
