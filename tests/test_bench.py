@@ -10,6 +10,17 @@ from pathlib import Path
 
 import pytest
 
+from tests.bench import ours
+from tests.bench.timing import Point
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("executor", ["host", "device"])
+def test_our_side_of_the_bench_trains(executor: str) -> None:
+    """Without the other library too: the executors are driven as the loop drives them."""
+    work = ours.makers((1,))(Point(8, 8, 1))[f"{executor}/1"]()  # raises unless updates were made and are finite
+    work.run(work.whole)
+
 
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("sbx") is None, reason="needs the bench extra: pip install -e '.[bench]'")
