@@ -1,7 +1,7 @@
 """Data against σ for several tasks as one: each task over its own median, averaged, and scaled back (METHOD A3).
 
 The paper averages arithmetically. The geometric mean is what the laws, which are fitted in logs, are true of, and one
-task that turns up alone does not carry it: on the authors' runs every law predicts held-out σ better from it.
+task that turns up alone does not carry it.
 """
 
 from __future__ import annotations
