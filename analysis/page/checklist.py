@@ -21,7 +21,7 @@ NAMES = {"own": "β", "shared": "α"}  # what the shifted power law calls the pa
 def checklist(
     hparams: Mapping[str, Any] | None, laws: Mapping[str, Any] | None, origins: Mapping[str, Origin]
 ) -> list[str]:
-    """Questions and answers in four groups."""
+    """Questions and answers, in groups."""
     groups = {
         "The law": form(hparams, laws),
         "The runs": runs(hparams, laws, origins),
@@ -182,6 +182,7 @@ def fitting(hparams: Mapping[str, Any] | None, laws: Mapping[str, Any] | None) -
     if p.get("compat"):
         return [("How was it fitted?", f"As the public code does (compat={p['compat']}), its known defects included.")]
     draws, seed = (p.get("bootstrap", {}).get(k, UNKNOWN) for k in ("draws", "seed"))
+    drawn = "the tasks and of their seeds" if p.get("bootstrap", {}).get("tasks") else "the seeds"
     rows = [
         (
             "Loss and weighting?",
@@ -228,7 +229,7 @@ def fitting(hparams: Mapping[str, Any] | None, laws: Mapping[str, Any] | None) -
     rows.append(
         (
             "How uncertain is it?",
-            f"{draws} joint resamples of the seeds (bootstrap seed {seed}), carried through every step: crossings, "
+            f"{draws} joint resamples of {drawn} (bootstrap seed {seed}), carried through every step: crossings, "
             "best settings, "
             "laws, budget. Points also scatter about the laws by what the seeds do not explain. Intervals are the "
             "central 95 %.",
