@@ -73,7 +73,12 @@ ROOMS = [
     Room("rlscale/td.py", ("rlscale.types", "rlscale.networks", *JAX)),
     Room("rlscale/algorithms/*.py", ("rlscale.types", "rlscale.typed", "rlscale.networks", "rlscale.td", *JAX)),
     # a simulator is imported where an environment is made: listing or typing a suite must not need it
-    Room("rlscale/benchmarks/*.py", ("rlscale.types", "rlscale.typed", "numpy", "jax"), inside=SIMULATORS),
+    Room(
+        "rlscale/benchmarks/*.py",
+        ("rlscale.types", "rlscale.typed", "rlscale.copies", "numpy", "jax"),
+        inside=SIMULATORS,
+    ),
+    Room("rlscale/copies.py", ("rlscale.types", "numpy")),  # what suites of stateful simulators share
     Room("rlscale/store.py", (*SMALL, "numpy", "psutil")),  # psutil: is the process that claimed a run alive?
     Room("rlscale/door.py", (*SMALL, *HYDRA, "rich")),  # what all doors share
     Room("rlscale/sinks.py", None, inside=("wandb",), never=("jax", *HYDRA, *CONCRETE, "analysis", "launchers")),

@@ -1,0 +1,77 @@
+"""Copies of one task stepped one after another, for suites whose simulators are stateful objects of this process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from rlscale.types import Step
+
+
+class Outcome(NamedTuple):
+    """What one copy returns for one action."""
+
+    obs: np.ndarray  # [obs_dim], the true successor
+    reward: float
+    terminated: bool  # the episode truly ended
+    truncated: bool  # the time limit cut it
+
+
+class Copy(Protocol):
+    """One copy of a task, as a suite adapts its simulator."""
+
+    def reset(self) -> np.ndarray:
+        """Start an episode; returns obs [obs_dim]."""
+
+    def step(self, action: np.ndarray) -> Outcome:
+        """Apply an action in the task's own units; after an end comes a reset."""
+
+    def close(self) -> None:
+        """Free the simulator."""
+
+
+class Copies:
+    """A `HostEnv` of single copies, each reset in the step that ends its episode.
+
+    `low` and `high` are the task's own box of actions, of any shape; ±1 are its ends and nothing lies beyond them.
+    """
+
+    def __init__(self, copies: Sequence[Copy], obs_dim: int, low: np.ndarray, high: np.ndarray) -> None:
+        self._copies = copies
+        self._low, self._high = low, high
+        self._middle, self._half = (high + low) / 2, (high - low) / 2
+        self._obs_shape, self._action_shape = (len(copies), obs_dim), (len(copies), *low.shape)
+
+    def reset(self) -> np.ndarray:
+        """Start an episode in every copy; returns obs [E, obs_dim]."""
+        obs = np.empty(self._obs_shape, np.float32)
+        for i, copy in enumerate(self._copies):
+            obs[i] = copy.reset()
+        return obs
+
+    def step(self, action: Any) -> Step:
+        """Apply action [E, action_dim], where ±1 are the ends of the task's own box."""
+        wanted = self._middle + self._half * np.asarray(action, self._low.dtype).reshape(self._action_shape)
+        applied = np.minimum(np.maximum(wanted, self._low), self._high)
+        final_obs = np.empty(self._obs_shape, np.float32)
+        reward = np.empty(len(self._copies), np.float32)
+        terminated, truncated = np.zeros(len(self._copies), bool), np.zeros(len(self._copies), bool)
+        over = []
+        for i, copy in enumerate(self._copies):
+            final_obs[i], reward[i], ended, cut = copy.step(applied[i])
+            if ended or cut:
+                terminated[i], truncated[i] = ended, not ended  # a true end wins over the limit
+                over.append(i)
+        obs = final_obs
+        if over:
+            obs = final_obs.copy()
+            for i in over:
+                obs[i] = self._copies[i].reset()
+        return Step(obs, reward, terminated, truncated, final_obs)
+
+    def close(self) -> None:
+        """Free the simulator."""
+        for copy in self._copies:
+            copy.close()
