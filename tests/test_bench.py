@@ -23,9 +23,20 @@ def test_our_side_of_the_bench_trains(executor: str) -> None:
 
 
 @pytest.mark.slow
+def test_the_quick_bench_of_bro_prints_its_share_of_peak(root: Path) -> None:
+    command = [sys.executable, "-m", "tests.bench", "bro", "--quick"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    (row,) = re.findall(r"^ +512 +128 +2 \| .*$", done.stdout, re.MULTILINE)
+    shares = [int(share) for share in re.findall(r"(\d+)%", row)]
+    assert len(shares) == 2 and all(0 < share < 130 for share in shares)
+    assert len(re.findall(r"^(?:pass|FAIL)  BRO's updates", done.stdout, re.MULTILINE)) == 1
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("sbx") is None, reason="needs the bench extra: pip install -e '.[bench]'")
 def test_the_quick_bench_prints_both_executors_and_a_verdict_for_each_target(root: Path) -> None:
-    command = [sys.executable, "-m", "tests.bench", "--quick"]
+    command = [sys.executable, "-m", "tests.bench", "sac", "--quick"]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     rows = re.findall(r"^ +64 +64 +1 +([18]) \| .*$", done.stdout, re.MULTILINE)

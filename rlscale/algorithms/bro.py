@@ -10,6 +10,8 @@ public code's. Defaults in `conf/algorithm/bro.yaml` are its, with the resets of
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import atanh, log
@@ -87,13 +89,8 @@ class BRO:
 
     def make(self, env: EnvSpec, utd: Fraction, batch_size: int) -> Algorithm:
         """The learner for one task; `batch_size` only enters the FLOP count, σ nothing."""
-        critic = BroCritic(self.width, self.blocks, self.quantiles)
-        actor = BroActor(self.actor_width, self.actor_blocks, env.action_dim)
-        optimist = OptimisticShift(self.actor_width, self.actor_blocks, env.action_dim)
-        # flax cannot say what `apply` returns: 2 × [B, K]; mean and log σ [B, A]; [B, A]
-        quantiles: Any = critic.apply
-        gaussian: Any = actor.apply
-        shift_of: Any = optimist.apply
+        networks: Any = self._networks(env)  # flax cannot say what `apply` returns:
+        quantiles, gaussian, shift_of = (network.apply for network in networks)  # 2 × [B, K]; 2 × [B, A]; [B, A]
         # Without a learning rate: `descend` applies η by hand. The decay spares no parameter, not even biases.
         adamw = optax.chain(optax.scale_by_adam(), optax.add_decayed_weights(self.weight_decay))
         dual_adam = optax.scale_by_adam(b1=DUAL_BETA_1)
@@ -101,19 +98,8 @@ class BRO:
         target_entropy = self.entropy_per_action * env.action_dim  # H̄
 
         def init(key: Array, hyper: Hyper) -> TrainState:
-            key, critic_key, actor_key, optimist_key = jax.random.split(key, 4)
-            obs, action = jnp.zeros(env.obs_dim), jnp.zeros(env.action_dim)
-            params = {
-                "critic": critic.init(critic_key, obs, action),
-                "actor": actor.init(actor_key, obs),
-                "log_temperature": jnp.log(jnp.float32(self.initial_temperature)),
-            }
-            if self.optimistic_actor:
-                params |= {
-                    "optimist": optimist.init(optimist_key, obs, action),
-                    "optimism": jnp.float32(dual_of(self.initial_optimism)),
-                    "penalty": jnp.float32(dual_of(self.initial_penalty)),
-                }
+            key, *keys = jax.random.split(key, 4)
+            params = self._params(env, keys)
             return TrainState(
                 params=params,
                 targets=jax.tree.map(jnp.copy, params["critic"]),  # a copy: donated buffers must not be shared
@@ -219,7 +205,7 @@ class BRO:
                 metrics |= its_metrics
             return state.replace(key=key, updates=state.updates + 1), metrics
 
-        shapes = jax.eval_shape(init, jax.random.key(0), Hyper(jnp.float32(0))).params
+        shapes = _shapes(self, env)
         n = {name: count(p) for name, p in shapes.items()}
         scalars = sum(name not in optimiser for name in shapes)
         total = sum(n.values()) + n["critic"]
@@ -231,18 +217,54 @@ class BRO:
         )
         return Algorithm(init, act, update, n, self._flops(shapes, env, batch_size), resets)
 
+    def _networks(self, env: EnvSpec) -> tuple[BroCritic, BroActor, OptimisticShift]:
+        return (
+            BroCritic(self.width, self.blocks, self.quantiles),
+            BroActor(self.actor_width, self.actor_blocks, env.action_dim),
+            OptimisticShift(self.actor_width, self.actor_blocks, env.action_dim),
+        )
+
+    def _params(self, env: EnvSpec, keys: Sequence[Array]) -> dict[str, Any]:
+        """Fresh parameters by name, a key for each network; β and λ as the free parameters of `dual`."""
+        critic, actor, optimist = self._networks(env)
+        critic_key, actor_key, optimist_key = keys
+        obs, action = jnp.zeros(env.obs_dim), jnp.zeros(env.action_dim)
+        params = {
+            "critic": critic.init(critic_key, obs, action),
+            "actor": actor.init(actor_key, obs),
+            "log_temperature": jnp.log(jnp.float32(self.initial_temperature)),
+        }
+        if self.optimistic_actor:
+            params |= {
+                "optimist": optimist.init(optimist_key, obs, action),
+                "optimism": jnp.float32(dual_of(self.initial_optimism)),
+                "penalty": jnp.float32(dual_of(self.initial_penalty)),
+            }
+        return params
+
     def _flops(self, shapes: Any, env: EnvSpec, batch_size: int) -> float:
-        """Matrix products per row, 2 FLOPs a weight each; a backward pass costs two of them, less the gradient by the
-        network's own input where nobody asks for it.
+        """Floating-point operations of one update.
+
+        Matrix products, per row 2 a weight and pass; a backward pass costs two forward ones, less the gradient by the
+        network's own input where nobody asks for it. Then 9 for each pair of a quantile and a target, and 17 for each
+        parameter (AdamW), 3 more for each of the critic's (its target).
         """
         inputs = env.obs_dim + env.action_dim
-        critic, first = matmul_weights(shapes["critic"]), 2 * inputs * self.width
+        critic, critic_first = matmul_weights(shapes["critic"]), 2 * inputs * self.width
         actor, actor_first = matmul_weights(shapes["actor"]), env.obs_dim * self.actor_width
-        products = (actor + critic + 3 * critic - first) + (3 * actor - actor_first + 2 * critic)
+        passes = (actor + critic + 3 * critic - critic_first) + (3 * actor - actor_first + 2 * critic)
         if self.optimistic_actor:
             optimist, optimist_first = matmul_weights(shapes["optimist"]), inputs * self.actor_width
-            products += actor + 3 * optimist - optimist_first + 2 * critic
-        return 2.0 * batch_size * products
+            passes += actor + 3 * optimist - optimist_first + 2 * critic
+        pairs = 2 * batch_size * self.quantiles**2
+        return 2.0 * batch_size * passes + 9 * pairs + 17 * count(shapes) + 3 * count(shapes["critic"])
+
+
+@functools.cache  # every job of a sweep asks, and following the initialisation takes longer than all else in `make`
+def _shapes(learner: BRO, env: EnvSpec) -> dict[str, Any]:
+    """The parameters' shapes by name."""
+    shapes: dict[str, Any] = jax.eval_shape(functools.partial(learner._params, env), [jax.random.key(0)] * 3)
+    return shapes
 
 
 def dual(x: Array) -> Array:

@@ -16,7 +16,7 @@ from rlscale.algorithms.bro import dual, dual_of
 from rlscale.job import component
 from rlscale.td import quantile_huber
 from rlscale.typed import Mistake
-from rlscale.types import EnvSpec, TrainState, Transition
+from rlscale.types import EnvSpec, Hyper, TrainState, Transition
 from tests.contract.learners import ENV, ETA, OPTIONS, B, Learner, batch, data, learner, same, start, train
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -285,6 +285,18 @@ def test_the_ladder_of_sizes(size: tuple[int, int], everywhere: float, humanoid:
     assert n["humanoid"]["paper"] == pytest.approx(humanoid, rel=5e-4)
     assert np.mean([x["paper"] for x in n.values()]) == pytest.approx(everywhere, rel=5e-4)
     assert np.mean([x["double_critic"] for x in n.values()]) == pytest.approx(double_critic, rel=3e-3)
+
+
+@pytest.mark.parametrize("optimist", [True, False], ids=["bro", "minimal"])
+@pytest.mark.parametrize(("width", "blocks", "batch_size"), [(128, 1, 128), (512, 2, 256)], ids=["xs", "m"])
+def test_flops_are_xlas_at_the_published_sizes(width: int, blocks: int, batch_size: int, optimist: bool) -> None:
+    """XLA counts the body of the quantile loss's loop once; the formula, as often as it is run."""
+    env, size = EnvSpec(17, 6, 1000), {"width": width, "blocks": blocks, "optimistic_actor": optimist}
+    it = learner("bro", env=env, batch_size=batch_size, **size)
+    state = jax.eval_shape(it.algorithm.init, jax.random.key(0), Hyper(jnp.float32(0)))
+    rows = Transition(*(jax.ShapeDtypeStruct((batch_size, *s), jnp.float32) for s in ((17,), (6,), (), (), (17,))))
+    counted = it.update.lower(state, rows).cost_analysis()["flops"]  # type: ignore[attr-defined]
+    assert it.algorithm.flops_per_update == pytest.approx(counted, rel=0.05)
 
 
 def test_mistakes_are_sentences() -> None:

@@ -1,6 +1,8 @@
-"""Speed of the loop on one core of a CPU, beside Stable-Baselines3-JAX's SAC, in one run: `make bench`.
+"""Speed of the loop on one core of a CPU, beside other programs in one run: `make bench`.
 
-    python -m tests.bench [--quick] [--strict] [--rounds N] [--seconds S]
+    python -m tests.bench [sac] [bro] [--quick] [--strict] [--rounds N] [--seconds S]
+
+`sac` is measured beside Stable-Baselines3-JAX's, `bro` at width 512 beside the machine's own matrix products.
 
 Two workers, one for each library, are pinned to the same core and asked in turn for short rounds; every number is a
 median over rounds, and a ratio is the median of the ratios of neighbouring rounds. Compiling is timed apart (without
@@ -25,10 +27,11 @@ from typing import Any
 
 import psutil
 
-from tests.bench.report import Measured, table, verdicts
+from tests.bench.report import Measured, OfPeak, peak_table, peak_verdict, table, verdicts
 from tests.bench.timing import Point, Round, serve
 
 POINTS = [Point(width, batch_size, utd) for width, batch_size in ((64, 64), (256, 256)) for utd in (1, 8)]
+BRO_POINTS = [Point(512, 128, utd) for utd in (2, 10)]
 PACKS = (1, 8)
 PARTS = ("update", "update-call", "sample", "env-host", "env-device")
 
@@ -86,6 +89,16 @@ def measure(
     return Measured(point, compiled, taken)
 
 
+def measure_bro(point: Point, client: Client, rounds: int, seconds: float) -> OfPeak:
+    """Build a point of BRO's, then time its works round by round."""
+    names = list(client.ask("open", point, seconds))
+    taken: dict[str, list[Round]] = {name: [] for name in names}
+    for number in range(rounds):
+        for name in names if number % 2 == 0 else reversed(names):
+            taken[name].append(client.ask("round", name))
+    return OfPeak(point, taken)
+
+
 def pin() -> str:
     """Keep this process, and the workers that it starts, on the idlest core; says which."""
     if not hasattr(os, "sched_setaffinity"):
@@ -111,21 +124,40 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--strict", action="store_true", help="exit with 1 if a target is missed")
     parser.add_argument("--rounds", type=int, help="rounds of each work (5; quick: 2)")
     parser.add_argument("--seconds", type=float, help="CPU-seconds of a round (0.5; quick: 0.1)")
+    parser.add_argument("what", nargs="*", metavar="WHAT", help="sac, bro; all if none is named")
     chosen = parser.parse_args(arguments)
-    if importlib.util.find_spec("sbx") is None:
+    what = chosen.what or ["sac", "bro"]
+    if unknown := set(what) - {"sac", "bro"}:
+        parser.error(f"{unknown.pop()}: there is no such part; name sac or bro")
+    if "sac" in what and importlib.util.find_spec("sbx") is None:
         print("the bench extra is not installed: run make bench, or pip install -e '.[bench]'", file=sys.stderr)
         return 2
-    points = POINTS[:1] if chosen.quick else POINTS
     rounds = chosen.rounds or (2 if chosen.quick else 5)
     seconds = chosen.seconds or (0.1 if chosen.quick else 0.5)
 
     started = time.monotonic()
     os.environ.update(ENVIRONMENT)
     where = pin()
-    versions = ", ".join(f"{p} {metadata.version(p)}" for p in ("rlscale", "jax", "sbx-rl", "gymnasium"))
+    packages = ("rlscale", "jax", *(["sbx-rl", "gymnasium"] if "sac" in what else []))
+    versions = ", ".join(f"{p} {metadata.version(p)}" for p in packages)
     print(f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, Python {platform.python_version()}, {versions}")
     print(f"{processor()}, {where}; {rounds} interleaved rounds of about {seconds} CPU-s, medians")
-    found = []
+    results = []
+    if "sac" in what:
+        results += bench_sac(POINTS[:1] if chosen.quick else POINTS, rounds, seconds)
+    if "bro" in what:
+        # a round of BRO holds some tens of updates, no fewer than the two of a quick one
+        results += bench_bro(BRO_POINTS[:1] if chosen.quick else BRO_POINTS, rounds, 4 * seconds)
+    print()
+    for met, line in results:
+        print(f"{'pass' if met else 'FAIL'}  {line}")
+    print(f"({time.monotonic() - started:.0f} s in all)")
+    return 1 if chosen.strict and not all(met for met, _ in results) else 0
+
+
+def bench_sac(points: list[Point], rounds: int, seconds: float) -> list[tuple[bool, str]]:
+    """Measure and print SAC; returns its verdicts."""
+    started, found = time.monotonic(), []
     with ExitStack() as stack:
         ours, theirs = Client("tests.bench.ours", PACKS), Client("tests.bench.theirs")
         stack.callback(ours.close)
@@ -133,7 +165,7 @@ def main(arguments: list[str] | None = None) -> int:
         for number, point in enumerate(points):
             elapsed = time.monotonic() - started
             left = f", about {elapsed / number * (len(points) - number) / 60:.0f} min left" if number else ""
-            say(f"bench: point {number + 1} of {len(points)}, {point} ({elapsed:.0f} s{left})")
+            say(f"bench: SAC, point {number + 1} of {len(points)}, {point} ({elapsed:.0f} s{left})")
             found.append(measure(point, PACKS, ours, theirs, rounds, seconds))
 
     print("\nSAC, two hidden layers, one update on B transitions; rates are sums over the members of the pack")
@@ -150,12 +182,21 @@ def main(arguments: list[str] | None = None) -> int:
     busy = median(m.busy() for m in found)
     if busy < 0.9:
         print(f"The machine was busy: the rounds held their core {busy:.0%} of the time. Go by the CPU-second columns.")
-    print()
-    results = verdicts(found, PACKS)
-    for met, line in results:
-        print(f"{'pass' if met else 'FAIL'}  {line}")
-    print(f"({time.monotonic() - started:.0f} s in all)")
-    return 1 if chosen.strict and not all(met for met, _ in results) else 0
+    return verdicts(found, PACKS)
+
+
+def bench_bro(points: list[Point], rounds: int, seconds: float) -> list[tuple[bool, str]]:
+    """Measure and print BRO; returns its verdict."""
+    with ExitStack() as stack:
+        client = Client("tests.bench.bro")
+        stack.callback(client.close)
+        found = []
+        for point in points:
+            say(f"bench: BRO, {point}")
+            found.append(measure_bro(point, client, rounds, seconds))
+    print("\nBRO (two blocks, 100 quantiles, both actors; benchmark dmc, cheetah-run), per CPU-second")
+    print(peak_table(found))
+    return [peak_verdict(found)]
 
 
 def processor() -> str:

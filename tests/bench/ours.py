@@ -28,7 +28,7 @@ from rlscale.cycle import Run
 from rlscale.device_executor import DeviceExecutor
 from rlscale.host_executor import HostExecutor
 from rlscale.spec import Budget, Member
-from rlscale.types import Algorithm, Hyper, Transition
+from rlscale.types import Algorithm, EnvSpec, HostBenchmark, Hyper, Transition
 from tests.bench.timing import CAPACITY, LONG, WARMUP, Maker, Point, Work
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -40,8 +40,8 @@ def makers(packs: tuple[int, ...]) -> Callable[[Point], Mapping[str, Maker]]:
     """All works of a point: both executors with each number of members, and the parts."""
     return lambda point: {
         **{f"{name}/{pack}": _executor(name, point, pack) for name in ("host", "device") for pack in packs},
-        "update": lambda: _update(point),
-        "update-call": lambda: _update(point, point.utd),
+        "update": lambda: updates(_algorithm(point), GYM.spec(), point.batch_size),
+        "update-call": lambda: updates(_algorithm(point), GYM.spec(), point.batch_size, point.utd),
         "sample": lambda: _sample(point),
         "env-host": _env_host,
         "env-device": _env_device,
@@ -57,43 +57,54 @@ def _algorithm(point: Point) -> Algorithm:
 def _executor(name: str, point: Point, pack: int) -> Maker:
     def make() -> Work:
         algorithm = _algorithm(point)
+        if name == "host":
+            return host_loop(algorithm, GYM, point, pack)
         # The device executor makes `log_every` steps a call, and a round whole calls: what a call costs beside its
         # steps is shared by them. Up to the 1,000 of a real run, fewer where that would take longer than a round.
-        call = 1
-        if name == "device":
-            call = min(1000, max(1, int(5e10 / (algorithm.flops_per_update * point.utd * pack))))
-        budget = Budget(LONG, WARMUP, log_every=call, eval_every=None, eval_episodes=1, replay_capacity=CAPACITY)
-        cadence = schedule(Fraction(point.utd), 1, LONG, WARMUP)
-        members = [Member(seed, RATE) for seed in range(pack)]
-        benchmark, kind = (GYM, HostExecutor) if name == "host" else (CONTROL, DeviceExecutor)
-        job = Run(algorithm, benchmark, members, cadence, budget, point.batch_size, "loop", "device")
-        executor, step = kind(job), 0
-
-        def work(units: int) -> None:
-            nonlocal step
-            stop = step + units
-            while step < stop:
-                step = executor.advance(step, stop)
-            jax.block_until_ready(executor.carries)
-
-        work(WARMUP + 1)
-        *_, metrics = executor.read()
-        if not all(np.isfinite(values).all() for values in metrics.values()) or not metrics["critic_loss"].all():
-            raise RuntimeError(f"{name} at {point}: no update was made, or one that is not finite: {metrics}")
-        return Work(work, call)
+        call = min(1000, max(1, int(5e10 / (algorithm.flops_per_update * point.utd * pack))))
+        return _driven(DeviceExecutor(_job(algorithm, CONTROL, point, pack, call)), f"{name} at {point}", call)
 
     return make
 
 
-def _random_rows(count: int) -> Transition:
-    rng, spec = np.random.default_rng(0), GYM.spec()
+def host_loop(algorithm: Algorithm, benchmark: HostBenchmark, point: Point, pack: int) -> Work:
+    """One vector step of the host executor for a pack of members, its σ updates included."""
+    return _driven(HostExecutor(_job(algorithm, benchmark, point, pack, 1)), f"{benchmark.task} at {point}", 1)
+
+
+def _job(algorithm: Algorithm, benchmark: Any, point: Point, pack: int, log_every: int) -> Run:
+    budget = Budget(LONG, WARMUP, log_every, eval_every=None, eval_episodes=1, replay_capacity=CAPACITY)
+    cadence = schedule(Fraction(point.utd), 1, LONG, WARMUP)
+    members = [Member(seed, RATE) for seed in range(pack)]
+    return Run(algorithm, benchmark, members, cadence, budget, point.batch_size, "loop", "device")
+
+
+def _driven(executor: HostExecutor | DeviceExecutor, what: str, call: int) -> Work:
+    step = 0
+
+    def work(units: int) -> None:
+        nonlocal step
+        stop = step + units
+        while step < stop:
+            step = executor.advance(step, stop)
+        jax.block_until_ready(executor.carries)
+
+    work(WARMUP + 1)
+    *_, metrics = executor.read()
+    if not all(np.isfinite(values).all() for values in metrics.values()) or not metrics["critic_loss"].all():
+        raise RuntimeError(f"{what}: no update was made, or one that is not finite: {metrics}")
+    return Work(work, call)
+
+
+def _random_rows(count: int, spec: EnvSpec) -> Transition:
+    rng = np.random.default_rng(0)
     obs, next_obs = rng.standard_normal((2, count, spec.obs_dim), np.float32)
     action = rng.uniform(-1, 1, (count, spec.action_dim)).astype(np.float32)
     rows = Transition(obs, action, rng.standard_normal(count, np.float32), np.ones(count, np.float32), next_obs)
     return jax.tree.map(jnp.asarray, rows)
 
 
-def _looped(body: Callable[[Any, Any], Any], start: Any, fixed: Any = None, times: int | None = None) -> Work:
+def looped(body: Callable[[Any, Any], Any], start: Any, fixed: Any = None, times: int | None = None) -> Work:
     """`body(carry, fixed)` any number of times in one compiled call; the carry goes on from call to call.
 
     With `times`, a unit is one call that does it that often.
@@ -110,10 +121,10 @@ def _looped(body: Callable[[Any, Any], Any], start: Any, fixed: Any = None, time
     return Work(work)
 
 
-def _update(point: Point, times: int | None = None) -> Work:
-    algorithm = _algorithm(point)
+def updates(algorithm: Algorithm, env: EnvSpec, batch_size: int, times: int | None = None) -> Work:
+    """One gradient step on a fixed batch."""
     state = jax.jit(algorithm.init)(jax.random.key(0), Hyper(jnp.float32(RATE)))
-    return _looped(lambda s, batch: algorithm.update(s, batch)[0], state, _random_rows(point.batch_size), times)
+    return looped(lambda s, batch: algorithm.update(s, batch)[0], state, _random_rows(batch_size, env), times)
 
 
 def _sample(point: Point) -> Work:
@@ -124,7 +135,7 @@ def _sample(point: Point) -> Work:
         index = replay.indices(key, update, CAPACITY, point.batch_size)
         return replay.sample(storage, index), update + 1
 
-    return _looped(body, (_random_rows(point.batch_size), jnp.int32(0)), _random_rows(CAPACITY))
+    return looped(body, (_random_rows(point.batch_size, GYM.spec()), jnp.int32(0)), _random_rows(CAPACITY, GYM.spec()))
 
 
 def _env_host() -> Work:
@@ -149,4 +160,4 @@ def _env_device() -> Work:
         state, step = jax.vmap(functions.step)(state, actions[i % 1000])
         return state, step.obs, reward + step.reward, i + 1
 
-    return _looped(body, (state, obs, jnp.zeros(1), jnp.int32(0)), actions)
+    return looped(body, (state, obs, jnp.zeros(1), jnp.int32(0)), actions)

@@ -6,7 +6,7 @@ from statistics import median
 
 from tests.bench.timing import Point, Round, Spent
 
-MAX_OVERHEAD, MIN_RATIO, MIN_DEVICE_STEPS = 0.10, 1.1, 5000.0
+MAX_OVERHEAD, MIN_RATIO, MIN_DEVICE_STEPS, MIN_OF_PEAK = 0.10, 1.1, 5000.0, 0.6
 
 
 class Measured:
@@ -122,3 +122,44 @@ def verdicts(found: list[Measured], packs: tuple[int, ...]) -> list[tuple[bool, 
             text = f"device executor, {label}: {steps:,.0f} steps-with-updates per CPU-second"
             lines.append((steps >= MIN_DEVICE_STEPS, f"{text}; target ≥ {MIN_DEVICE_STEPS:,.0f}"))
     return lines
+
+
+class OfPeak:
+    """The rounds of one point of BRO: how near its arithmetic comes to the machine's matrix products."""
+
+    def __init__(self, point: Point, rounds: dict[str, list[Round]]) -> None:
+        self.point, self.rounds = point, rounds
+
+    def rate(self, name: str) -> float:
+        """Median FLOPs per CPU-second."""
+        return median(r.flops / r.spent.cpu for r in self.rounds[name])
+
+    def share(self, name: str) -> float:
+        """Median over rounds of the work's FLOPs per CPU-second over the product's in the same round."""
+        pairs = zip(self.rounds[name], self.rounds["gemm"], strict=True)
+        return median((a.flops / a.spent.cpu) / (b.flops / b.spent.cpu) for a, b in pairs)
+
+
+def peak_table(found: list[OfPeak]) -> str:
+    """BRO's updates beside the arithmetic floor: what matrix products of the same FLOPs would take."""
+    head = (
+        f"{'width':>5} {'B':>4} {'σ':>2} | {'GFLOP/update':>12} {'products, GFLOP/s':>17} {'floor, updates/s':>16} |"
+        f" {'update alone':>12} {'of peak':>7} | {'in the loop':>11} {'of peak':>7}"
+    )
+    lines = [head, "-" * len(head)]
+    for m in found:
+        once, (width, batch_size, utd) = m.rounds["update"][0], m.point
+        flops, peak = once.flops / once.units, m.rate("gemm")
+        alone, loop = m.rate("update") / flops, m.rate("loop") / flops
+        lines.append(
+            f"{width:>5} {batch_size:>4} {utd:>2} | {flops / 1e9:>12.2f} {peak / 1e9:>17.0f} {peak / flops:>16.1f} |"
+            f" {alone:>12.1f} {m.share('update'):>7.0%} | {loop:>11.1f} {m.share('loop'):>7.0%}"
+        )
+    return "\n".join(lines)
+
+
+def peak_verdict(found: list[OfPeak]) -> tuple[bool, str]:
+    """Whether the loop's updates keep to the share of peak that is asked for."""
+    least, where = min((m.share("loop"), str(m.point)) for m in found)
+    text = f"BRO's updates in the loop: at least {least:.0%} of the machine's matrix products ({where})"
+    return least >= MIN_OF_PEAK, f"{text}; target ≥ {MIN_OF_PEAK:.0%}"

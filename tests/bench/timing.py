@@ -42,6 +42,7 @@ class Round(NamedTuple):
 
     units: int
     spent: Spent
+    flops: float  # floating-point operations of them, where the work says how many a unit has
 
 
 class Work(NamedTuple):
@@ -49,6 +50,7 @@ class Work(NamedTuple):
 
     run: Callable[[int], None]
     whole: int = 1  # rounds are multiples of this many units
+    flops: float = 0.0  # floating-point operations of a unit, where they are asked for
 
 
 Maker = Callable[[], Work]  # builds it, compiles it and runs it until all is compiled
@@ -73,7 +75,7 @@ class Worker:
     def round(self, name: str) -> Round:
         """Time one round of a work."""
         work, units = self.works[name]
-        return Round(units, timed(lambda: work.run(units))[1])
+        return Round(units, timed(lambda: work.run(units))[1], units * work.flops)
 
 
 def timed(call: Callable[[], Any]) -> tuple[Any, Spent]:
