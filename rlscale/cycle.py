@@ -18,10 +18,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlscale import replay
+from rlscale import n_step, replay
 from rlscale.cadence import Cadence
+from rlscale.n_step import Window
 from rlscale.spec import Budget, Member
-from rlscale.types import Algorithm, Array, Hyper, Metrics, Step, TrainState, Transition
+from rlscale.types import Algorithm, Array, Hyper, Metrics, NStep, Step, TrainState, Transition
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class Learner(NamedTuple):
     keys: Keys
     state: TrainState
     storage: Transition | None  # None where the replay lives on the host
+    window: Window | None  # None there too, and where returns are of one step
     metrics: Metrics  # of the latest update
 
 
@@ -73,6 +75,7 @@ class Executor:
     def __init__(self, job: Run):
         self.job, self.env = job, job.benchmark.spec()
         self.capacity = job.cadence.capacity(job.budget.replay_capacity)
+        self.returns = job.algorithm.n_step or NStep(1, 1.0)
         # A group is what one compiled call serves: a member (its index drops the member axis), or all of them.
         self.groups: list[Any] = [slice(None)] if job.pack == "vmap" else list(range(len(job.members)))
         own = (
@@ -112,7 +115,9 @@ class Executor:
         storage = replay.init(self.capacity, self.env) if self.job.replay == "device" else None
         batch = replay.init(self.job.batch_size, self.env)
         metrics = jax.eval_shape(self.job.algorithm.update, state, batch)[1]
-        return Learner(keys, state, storage, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), metrics))
+        windowed = self.returns.n > 1 and storage is not None
+        window = n_step.init(self.returns.n, self.job.cadence.num_envs, self.env) if windowed else None
+        return Learner(keys, state, storage, window, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), metrics))
 
     def fresh(self, learner: Learner, _: None, count: Array) -> Learner:
         """The learner as new, from a key of its own for each reset; its counter, its replay and its other keys stay."""
@@ -120,13 +125,13 @@ class Executor:
         return learner._replace(state=state.replace(updates=learner.state.updates))
 
     def now(self, steps: range) -> Now:
-        """The clock of the given vector steps, [len(steps)] each."""
-        cadence = self.job.cadence
+        """The clock of the given vector steps, [len(steps)] each; a transition of n steps is there n − 1 later."""
+        cadence, late = self.job.cadence, self.returns.n - 1
         return Now(
             np.array([t % 2**32 for t in steps], np.uint32),
             np.array([t < cadence.warmup for t in steps], bool),
-            np.array([t * cadence.num_envs % self.capacity for t in steps], np.int32),
-            np.array([min((t + 1) * cadence.num_envs, self.capacity) for t in steps], np.int32),
+            np.array([max(0, t - late) * cadence.num_envs % self.capacity for t in steps], np.int32),
+            np.array([min(max(1, t + 1 - late) * cadence.num_envs, self.capacity) for t in steps], np.int32),
             np.array([cadence.due(t) for t in steps], np.int32),
         )
 
@@ -145,9 +150,19 @@ class Executor:
         state, metrics = jax.lax.fori_loop(0, updates, one, (learner.state, learner.metrics))
         return learner._replace(state=state, metrics=metrics)
 
-    def absorb(self, learner: Learner, rows: Transition, now: Now) -> Learner:
+    def observe(self, learner: Learner, obs: Array) -> Learner:
+        """The learner after it has seen what a vector step acted on, obs [E, O]."""
+        if self.job.algorithm.observe is None:
+            return learner
+        return learner._replace(state=self.job.algorithm.observe(learner.state, obs))
+
+    def absorb(self, learner: Learner, rows: Transition, over: Array, now: Now) -> Learner:
         """Add the step's transitions [E, ...] to the replay on the device, then make the updates that are due."""
         assert learner.storage is not None
+        learner = self.observe(learner, rows.obs)
+        if learner.window is not None:
+            window, rows = n_step.push(learner.window, rows, over, self.returns.discount)
+            learner = learner._replace(window=window)
         storage = replay.add(learner.storage, now.at, rows)
 
         def draw(_: Array, state: TrainState) -> Transition:
@@ -160,6 +175,10 @@ class Executor:
         """Free what the executor holds outside of JAX."""
 
 
-def transition(obs: Any, action: Any, step: Step) -> Transition:
-    """What the replay keeps of one vector step; a time-out does not end the value (discount 1)."""
-    return Transition(obs, action, step.reward, 1.0 - step.terminated.astype(np.float32), step.final_obs)
+def transition(obs: Any, action: Any, step: Step, timeout_is_terminal: bool) -> tuple[Transition, Any]:
+    """What the replay keeps of one vector step, and where an episode ended; a time-out does not end the value
+    (discount 1) unless the learner has it so.
+    """
+    over = step.terminated | step.truncated
+    ended = over if timeout_is_terminal else step.terminated
+    return Transition(obs, action, step.reward, 1.0 - ended.astype(np.float32), step.final_obs), over

@@ -49,8 +49,8 @@ class DeviceExecutor(Executor):
             (learner, world), now = carry, Now(*(x[i] for x in clock))
             action = self.act(learner, world.obs, now)
             env, step = jax.vmap(self.functions.step)(world.env, action)
-            learner = self.absorb(learner, transition(world.obs, action, step), now)
-            over = step.terminated | step.truncated
+            rows, over = transition(world.obs, action, step, self.job.algorithm.timeout_is_terminal)
+            learner = self.absorb(learner, rows, over, now)
             running = world.running + step.reward
             ended = world.ended + jnp.stack([jnp.where(over, running, 0.0).sum(), over.sum().astype(jnp.float32)])
             return learner, World(env, step.obs, jnp.where(over, 0.0, running), ended)

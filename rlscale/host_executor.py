@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlscale import replay
+from rlscale import n_step, replay
 from rlscale.cycle import Executor, Learner, Now, Run, transition
 from rlscale.types import Array, Step, Transition
 
@@ -30,6 +30,7 @@ class HostExecutor(Executor):
         self.action: Any = None  # chosen by the last turn for the next step
         if job.replay == "host":
             self.storage = [replay.init(self.capacity, self.env, np) for _ in job.members]
+            self.windows = [n_step.init(self.returns.n, job.cadence.num_envs, self.env, np) for _ in job.members]
             self.indices_all = self.over_members(self.indices)
             self.batches: Any = None  # [M, n, B, ...], of the last turn that had updates
 
@@ -40,12 +41,11 @@ class HostExecutor(Executor):
         # A member that diverged goes on beside the others, and a simulator must not be fed NaN.
         results = [env.step(np.nan_to_num(a)) for env, a in zip(self.envs, action, strict=True)]
         out = Step(*map(np.stack, zip(*results, strict=True)))  # [M, E, ...]
-        rows = transition(self.obs, action, out)
-        experience = rows if self.job.replay == "device" else self.gather(rows, now)
+        rows, over = transition(self.obs, action, out, self.job.algorithm.timeout_is_terminal)
+        experience = (rows, over) if self.job.replay == "device" else (self.gather(rows, over, now), self.obs)
         turned = self.turn_all(self.carries, (experience, out.obs), (now, then))
         self.carries = [learner for learner, _ in turned]
         self.action = self.by_member([action for _, action in turned])
-        over = out.terminated | out.truncated
         self.running += out.reward
         self.ended += np.stack([(self.running * over).sum(1), over.sum(1)], axis=1)
         self.running *= ~over
@@ -57,23 +57,27 @@ class HostExecutor(Executor):
         self.carries = self.fresh_all(self.carries, shared=np.uint32(count))
         self.action = None
 
-    def turn(self, learner: Learner, own: tuple[Transition, Array], clock: tuple[Now, Now]) -> tuple[Learner, Array]:
+    def turn(self, learner: Learner, own: tuple[Any, Array], clock: tuple[Now, Now]) -> tuple[Learner, Array]:
         """Absorb a step, then choose the next action: one call of a compiled function where two would cost double.
 
-        `own` holds the step's transitions, or the batches [n, B, ...] drawn from a replay on the host, and the
-        observations to act on next; `clock` is of this step and of the next.
+        `own` holds the step's transitions and where episodes ended, or the batches [n, B, ...] drawn from a replay on
+        the host and what was acted on; and the observations to act on next. `clock` is of this step and of the next.
         """
         (experience, obs), (now, then) = own, clock
         if learner.storage is not None:
-            learner = self.absorb(learner, experience, now)
+            learner = self.absorb(learner, *experience, now)
         else:
-            learner = self.learn(learner, now.updates, lambda i, _: Transition(*(x[i] for x in experience)))
+            batches, acted_on = experience
+            learner = self.observe(learner, acted_on)
+            learner = self.learn(learner, now.updates, lambda i, _: Transition(*(x[i] for x in batches)))
         return learner, self.act(learner, obs, then)
 
-    def gather(self, rows: Transition, now: Now) -> Transition:
+    def gather(self, rows: Transition, over: np.ndarray, now: Now) -> Transition:
         """Add rows [M, E, ...] to the replay on the host and draw the batches [M, n, B, ...] of the updates due."""
         for m, storage in enumerate(self.storage):
-            replay.add(storage, int(now.at), Transition(*(x[m] for x in rows)))
+            own = Transition(*(x[m] for x in rows))
+            self.windows[m], own = n_step.push(self.windows[m], own, over[m], self.returns.discount)
+            replay.add(storage, int(now.at), own)
         if now.updates or self.batches is None:
             index = self.by_member(self.indices_all(self.carries, shared=now))
             drawn = [replay.sample(storage, index[m]) for m, storage in enumerate(self.storage)]

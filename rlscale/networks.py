@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -128,3 +130,50 @@ class OptimisticShift(nn.Module):
     def __call__(self, obs: Array, mean: Array) -> Array:  # [..., O], [..., A] -> [..., A]
         x = BroNet(self.width, self.blocks)(jnp.concatenate([obs, mean], axis=-1))
         return nn.Dense(self.action_dim, use_bias=False, kernel_init=nn.initializers.orthogonal(0.01))(x)
+
+
+class EluMLP(nn.Module):
+    """Hidden ELU layers of the given widths, then a linear layer to `out`; torch's default initialisation (PQL)."""
+
+    hidden: tuple[int, ...]
+    out: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:  # [..., in] -> [..., out]
+        for width in self.hidden:
+            x = nn.elu(_torch_dense(width, x.shape[-1])(x))
+        return _torch_dense(self.out, x.shape[-1])(x)
+
+
+def _torch_dense(width: int, inputs: int) -> nn.Dense:
+    """Kernel and bias uniform in ±1/√inputs."""
+    bound = inputs**-0.5
+
+    def uniform(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return nn.Dense(width, kernel_init=uniform, bias_init=uniform)
+
+
+class TwinHead(nn.Module):
+    """Two independent networks from state and action to `out` numbers each: a value, or a distribution's logits."""
+
+    hidden: tuple[int, ...]
+    out: int
+
+    @nn.compact
+    def __call__(self, obs: Array, action: Array) -> tuple[Array, Array]:  # [..., O], [..., A] -> 2 × [..., out]
+        x = jnp.concatenate([obs, action], axis=-1)
+        h1, h2 = (EluMLP(self.hidden, self.out)(x) for _ in range(2))
+        return h1, h2
+
+
+class DeterministicPolicy(nn.Module):
+    """An action, by a tanh."""
+
+    hidden: tuple[int, ...]
+    action_dim: int
+
+    @nn.compact
+    def __call__(self, obs: Array) -> Array:  # [..., O] -> [..., A] in (−1, 1)
+        return jnp.tanh(EluMLP(self.hidden, self.action_dim)(obs))

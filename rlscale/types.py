@@ -15,14 +15,15 @@ Metrics = dict[str, Array]
 class Transition(NamedTuple):
     """One step of experience; leading axes are the caller's business.
 
-    `discount` is 0 where the episode truly ended and 1 otherwise (a time-out is 1): γ belongs to the algorithm.
-    `next_obs` is the true successor, never the observation after an automatic reset.
+    `discount` is 0 where the episode truly ended and 1 otherwise (a time-out is 1): γ belongs to the algorithm. Over
+    several steps (n_step.py) it holds the γ of all but one of them. `next_obs` is the true successor, never the
+    observation after an automatic reset.
     """
 
     obs: Any  # [..., obs_dim] float32
     action: Any  # [..., action_dim] float32 in [-1, 1]
     reward: Any  # [...] float32
-    discount: Any  # [...] float32, 0 or 1
+    discount: Any  # [...] float32, 0 … 1
     next_obs: Any  # [..., obs_dim] float32
 
 
@@ -41,6 +42,7 @@ class TrainState(flax.struct.PyTreeNode):
     hyper: Hyper
     key: Array
     updates: Array  # [] int32, critic updates so far
+    seen: Any = ()  # what `Algorithm.observe` keeps from one vector step to the next
 
 
 class Resets(NamedTuple):
@@ -48,6 +50,13 @@ class Resets(NamedTuple):
 
     every_updates: int | None = None  # after every so many gradient steps
     at_env_steps: tuple[int, ...] = ()  # before these env steps
+
+
+class NStep(NamedTuple):
+    """Returns over n steps: see n_step.py."""
+
+    n: int
+    discount: float  # γ
 
 
 class Algorithm(NamedTuple):
@@ -60,6 +69,10 @@ class Algorithm(NamedTuple):
     n_params: dict[str, int]
     flops_per_update: float  # floating-point operations of one update, from the formula in the algorithm's file
     resets: Resets = Resets()
+    n_step: NStep | None = None  # None: ordinary transitions
+    timeout_is_terminal: bool = False  # whether a time-out ends the value, as a true end does
+    # (state, obs[E, O]) -> state: once for each vector step, before its updates, with what was acted on
+    observe: Callable[[TrainState, Array], TrainState] | None = None
 
 
 class EnvSpec(NamedTuple):
