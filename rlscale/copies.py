@@ -28,6 +28,9 @@ class Copy(Protocol):
     def step(self, action: np.ndarray) -> Outcome:
         """Apply an action in the task's own units; after an end comes a reset."""
 
+    def frame(self) -> np.ndarray:
+        """A picture as FilmedEnv.frame."""
+
     def close(self) -> None:
         """Free the simulator."""
 
@@ -70,6 +73,10 @@ class Copies:
             for i in over:
                 obs[i] = self._copies[i].reset()
         return Step(obs, reward, terminated, truncated, final_obs)
+
+    def frame(self) -> np.ndarray:
+        """A picture of copy 0 as it is now, uint8 [H, W, 3]."""
+        return self._copies[0].frame()
 
     def close(self) -> None:
         """Free the simulator."""

@@ -20,7 +20,7 @@ import numpy as np
 
 from rlscale.copies import Copies, Outcome
 from rlscale.typed import Mistake, nearest
-from rlscale.types import EnvSpec, HostEnv
+from rlscale.types import PICTURE, EnvSpec, FilmedEnv, HostEnv
 
 EPISODE = 1000  # control steps of an episode, in every task of the suite
 UNLIMITED = 1e10  # what the suite's action spec says of an actuator without limits (MuJoCo's mjMAXVAL)
@@ -55,6 +55,10 @@ class DMC:
 
         Raises Mistake if there is no such task.
         """
+        return self.filmed(seed)
+
+    def filmed(self, seed: int) -> FilmedEnv:
+        """As `make`, bit for bit: every copy can be drawn where MUJOCO_GL asked for a screen."""
         layout = _layout(self.task)
         seeds = [int(np.random.SeedSequence((seed, i)).generate_state(1)[0]) for i in range(self.num_envs)]
         copies = [_Copy(self.task, layout.keys, self.action_repeat, _load(self.task, own)) for own in seeds]
@@ -93,6 +97,11 @@ class _Copy:
             warnings.warn(f"{self._task}: episode cut, since {' '.join(str(error).split())}", RuntimeWarning, 2)
             return Outcome(self._obs, 0.0, False, True)
         return Outcome(self._flat(now.observation), total, now.last() and now.discount == 0, now.last())
+
+    def frame(self) -> np.ndarray:
+        """A picture by the task's first camera, uint8 [H, W, 3]."""
+        picture: np.ndarray = self._env.physics.render(*PICTURE, camera_id=0)
+        return picture
 
     def close(self) -> None:
         """Free the simulator."""
