@@ -263,7 +263,9 @@ def test_mistakes(task: str, sentence: str) -> None:
     assert str(error.value) == f"benchmark.task={task}: dmc has no such task; {sentence}"
 
 
-@pytest.mark.parametrize(("num_envs", "repeat", "key"), [(0, 1, "num_envs=0"), (1, 0, "action_repeat=0"), (1, 1001, "")])
+@pytest.mark.parametrize(
+    ("num_envs", "repeat", "key"), [(0, 1, "num_envs=0"), (1, 0, "action_repeat=0"), (1, 1001, "")]
+)
 def test_numbers_out_of_range(num_envs: int, repeat: int, key: str) -> None:
     with pytest.raises(ValueError, match=f"^{key or 'action_repeat=1001'}: give a whole number"):
         DMC("dmc", "walker-walk", num_envs, repeat)
