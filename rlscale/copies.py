@@ -82,3 +82,16 @@ class Copies:
         """Free the simulator."""
         for copy in self._copies:
             copy.close()
+
+
+def picture(env: Any) -> np.ndarray:
+    """What a Gymnasium environment with `render_mode="rgb_array"` looks like now, uint8 [H, W, 3].
+
+    Of a MuJoCo task its renderer is asked: HumanoidBench's own `render` calls that as Gymnasium before 1.0 had it.
+    """
+    renderer = getattr(env.unwrapped, "mujoco_renderer", None)
+    if renderer is not None and renderer.viewer is not None:
+        # Gymnasium leaves current the context that was made last, and would draw this one with that one's textures.
+        renderer.viewer.make_context_current()
+    pixels: np.ndarray = env.render() if renderer is None else renderer.render("rgb_array")
+    return pixels

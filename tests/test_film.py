@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rlscale.benchmarks.humanoid_bench import HumanoidBench
 from rlscale.cadence import schedule
 from rlscale.cycle import Run
 from rlscale.film import FRAMES, Film
@@ -274,37 +275,50 @@ def test_how_to_draw_is_chosen_by_what_is_there(
 
 # With simulators
 
+
+def test_humanoid_bench_is_drawn_as_the_package_draws_it() -> None:
+    """Its own size fits as it is but for a few lines; the package may be the stand-in."""
+    pytest.importorskip("gymnasium")
+    bench = HumanoidBench("humanoid_bench", "h1-stand-v0", 2)
+    env, film = bench.filmed(0), Film(bench.spec().episode_steps)
+    env.reset()
+    for _ in range(5):
+        film.look(env)
+        env.step(np.ones((2, bench.spec().action_dim), np.float32))
+    assert [picture.size for picture in film.frames] == [(240, 240)] * 2
+
+
 DRAW = """
 import json, sys
 import numpy as np
 from rlscale.benchmarks.dmc import DMC
 from rlscale.benchmarks.gym import Gym
 
-tasks = {"gym": Gym("gym", "HalfCheetah-v4", 2), "dmc": DMC("dmc", "cheetah-run", 2, 1)}
+tasks = {
+    "gym": [Gym("gym", task, 2) for task in ("HalfCheetah-v4", "Hopper-v4")],
+    "dmc": [DMC("dmc", task, 2, 1) for task in ("cheetah-run", "walker-walk")],
+}
 told = {}
-for name, task in tasks.items():
+for name, (task, another) in tasks.items():
     actions = np.random.default_rng(0).uniform(-1, 1, (30, 2, task.spec().action_dim)).astype(np.float32)
-    plain, filmed, other = task.make(5), task.filmed(5), task.filmed(6)
-    same, pictures, others = bool((plain.reset() == filmed.reset()).all()), [], []
-    other.reset()
+    plain, filmed, beside = task.make(5), task.filmed(5), another.filmed(5)
+    same, pictures = bool((plain.reset() == filmed.reset()).all()), [filmed.frame()]
+    beside.reset()
+    beside.frame()  # its surfaces differ, and its context is now the last
+    again = filmed.frame()
     for action in actions:
-        if len(pictures) < 3:
-            pictures.append(filmed.frame())
-            others.append(other.frame())  # as members of one pack are filmed, in turn
         outs = plain.step(action), filmed.step(action)
         same &= all((a == b).all() for a, b in zip(*outs))
-        other.step(action)
-    alone = task.filmed(5)
-    alone.reset()
+        if len(pictures) < 3:
+            pictures.append(filmed.frame())
     told[name] = {
         "same": same,
         "shapes": [(p.shape, str(p.dtype)) for p in pictures],
         "spread": [float(p.std()) for p in pictures],
         "moved": float(np.abs(pictures[0].astype(int) - pictures[2]).mean()),
-        "beside": float(np.abs(pictures[0].astype(int) - alone.frame()).max()),
-        "other": float(np.abs(pictures[2].astype(int) - others[2]).mean()),
+        "disturbed": float(np.abs(pictures[0].astype(int) - again).max()),
     }
-    for env in (plain, filmed, other, alone):
+    for env in (plain, filmed, beside):
         env.close()
 print(json.dumps(told))
 """
@@ -330,8 +344,8 @@ def test_simulators_are_drawn_and_not_disturbed(root: Path) -> None:
         assert told["same"]  # as without a camera, bit for bit
         assert told["shapes"] == [[[240, 320, 3], "uint8"]] * 3
         assert min(told["spread"]) > 20  # neither black nor of one colour
-        assert told["moved"] > 0.1 and told["other"] > 0.1
-        assert told["beside"] == 0  # a picture is the same beside another member's
+        assert told["moved"] > 0.1
+        assert told["disturbed"] == 0  # by another environment that is drawn meanwhile
 
 
 @pytest.mark.slow
@@ -344,7 +358,11 @@ def test_a_run_with_a_video(study: Path, root: Path, task: str, request: pytest.
     """The real command line, on tasks of 50 steps; the curves are those of the run without a video."""
     words = [*task.split(), "budget=smoke", "algorithm.width=8", "hparams.batch_size=16", "seed=[0,1]"]
     cache = request.config.cache.mkdir(f"xla-{os.environ.get('PYTEST_XDIST_WORKER', 'one')}")  # type: ignore[union-attr]
-    quick = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "JAX_COMPILATION_CACHE_DIR": str(cache)}
+    quick = os.environ | {
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
     told = []
     for video in ("true", "false"):
         command = [sys.executable, "-m", "rlscale.train", *words, f"log.video={video}"]

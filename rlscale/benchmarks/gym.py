@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from rlscale.copies import picture
 from rlscale.typed import Mistake, nearest
 from rlscale.types import PICTURE, EnvSpec, FilmedEnv, HostEnv, Step
 
@@ -88,13 +89,8 @@ class _Copies:
         return Step(obs, reward, terminated, truncated, final_obs)
 
     def frame(self) -> np.ndarray:
-        """A picture of copy 0 as it is now, uint8 [H, W, 3], if it was made to be filmed."""
-        renderer = getattr(self._envs[0].unwrapped, "mujoco_renderer", None)
-        if renderer is not None and renderer.viewer is not None:
-            # Gymnasium leaves the context that was made last as the current one, whose textures it then draws with.
-            renderer.viewer.make_context_current()
-        picture: np.ndarray = self._envs[0].render()
-        return picture
+        """A picture of copy 0 as it is now, uint8 [H, W, 3]; it must have been made to be filmed."""
+        return picture(self._envs[0])
 
     def close(self) -> None:
         """Free the simulator."""

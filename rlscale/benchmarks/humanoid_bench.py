@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from rlscale.copies import Copies, Outcome
+from rlscale.copies import Copies, Outcome, picture
 from rlscale.typed import Mistake, nearest
-from rlscale.types import EnvSpec, HostEnv
+from rlscale.types import EnvSpec, FilmedEnv, HostEnv
 
 INSTALL = (
     "git clone https://github.com/carlosferrazza/humanoid-bench, pip install torch, "
@@ -50,6 +50,10 @@ class HumanoidBench:
 
         Raises Mistake without the package or if it has no such task.
         """
+        return self.filmed(seed)
+
+    def filmed(self, seed: int) -> FilmedEnv:
+        """As `make`, bit for bit: every copy can be drawn where MUJOCO_GL asked for a screen."""
         spec = self.spec()
         seeds = [int(np.random.SeedSequence((seed, i)).generate_state(1)[0]) for i in range(self.num_envs)]
         envs = [_make(self.task) for _ in seeds]
@@ -85,6 +89,10 @@ class _Copy:
         """Apply the action, ±1 being the ends of each joint's range; falling is a true end in most tasks."""
         obs, reward, terminated, truncated, _ = self._env.step(action)
         return Outcome(obs, float(reward), bool(terminated), bool(truncated))
+
+    def frame(self) -> np.ndarray:
+        """A picture by the task's own camera, uint8 [H, W, 3]."""
+        return picture(self._env)
 
     def close(self) -> None:
         """Free the simulator."""

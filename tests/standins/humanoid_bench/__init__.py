@@ -4,7 +4,8 @@ From the public code (github.com/carlosferrazza/humanoid-bench, `humanoid_bench/
 `envs/`): every robot is registered with every task; the entry point and its arguments; unbounded float64 observations
 of 2·dof - 1 numbers, actions within ±1 as float32; `step` never truncates, since that is Gymnasium's limit, and
 `terminated` is a NumPy bool; making an environment prints a line; a pair without a model raises OSError; `push` opens a
-renderer when it is made; the pose at the start is drawn from `np_random`, goals from NumPy's global generator.
+renderer when it is made; the pose at the start is drawn from `np_random`, goals from NumPy's global generator;
+`render` calls Gymnasium's renderer with arguments that it took before 1.0.
 """
 
 from gymnasium.envs import register

@@ -30,6 +30,17 @@ TASKS = {
 }
 
 
+class Renderer(NamedTuple):
+    """Of Gymnasium since 1.0, whose `render` takes no camera; the package's own `render` gives it one and fails."""
+
+    picture: np.ndarray
+    viewer: Any = None
+
+    def render(self, render_mode: str) -> np.ndarray:
+        assert render_mode == "rgb_array"
+        return self.picture
+
+
 class HumanoidEnv(gymnasium.Env):
     metadata = {"render_modes": ["human", "rgb_array", "depth_array"], "render_fps": 50}  # noqa: RUF012
 
@@ -46,6 +57,7 @@ class HumanoidEnv(gymnasium.Env):
     ) -> None:
         assert robot and control and task, f"{robot} {control} {task}"
         self.task, self.render_mode, self.randomness = TASKS[task], render_mode, randomness
+        self.mujoco_renderer = Renderer(np.zeros((height, width, 3), np.uint8))
         if robot not in self.task.robots:
             raise OSError(f"File {robot}_{control}_{task}.xml does not exist")
         if task == "push" and os.environ.get("MUJOCO_GL") not in ("egl", "osmesa", "glfw"):
@@ -76,6 +88,9 @@ class HumanoidEnv(gymnasium.Env):
         reward = np.exp(-np.square(action).mean())
         terminated = self.qpos[2] < (-np.inf if self.task.falls_below is None else self.task.falls_below)
         return self._obs(), reward, terminated, False, {"per_timestep_reward": reward, "small_control": reward}
+
+    def render(self) -> np.ndarray:
+        return self.mujoco_renderer.render(self.render_mode, None, "cam_default")  # type: ignore[call-arg]
 
     def _obs(self) -> np.ndarray:
         state = np.concatenate((self.qpos, self.qvel))
