@@ -32,7 +32,8 @@ class DMC:
     """Benchmark suite `dmc` (conf/benchmark/dmc.yaml), run by the host executor.
 
     The suite leaves its two `lqr` tasks without a time limit and without limits of their actions. Here they have the
-    1000 steps of all others, and an action of ±1 is a control signal of ±1.
+    1000 steps of all others, and an action of ±1 is a control signal of ±1. Their springs are drawn with the seed of
+    the copy (by the suite), so that no two copies are the same system.
     """
 
     name: str
