@@ -40,6 +40,17 @@ class Cadence:
         """Updates due directly after vector step number `step` (counted from 0)."""
         return self.updates_after(step + 1) - self.updates_after(step)
 
+    def resets(self, every_updates: int | None, at_env_steps: tuple[int, ...]) -> list[int]:
+        """The vector steps before which a learner starts afresh, in order: once `every_updates` more updates are made,
+        and at the listed env steps. Between vector steps, so up to max_due − 1 updates late.
+        """
+        due = {ceil(Fraction(step, self.num_envs)) - 1 for step in at_env_steps}
+        if every_updates is not None:
+            many = self.updates_after(self.total) // every_updates
+            per_step = self.utd * self.num_envs
+            due |= {self.warmup + ceil(n * every_updates / per_step) for n in range(1, many + 1)}
+        return sorted(step for step in due if step < self.total)
+
     def capacity(self, wanted: int | None) -> int:
         """Rows of replay: the wanted number (None: the whole run), no more than the run, in whole vector steps."""
         rows = self.total * self.num_envs

@@ -114,6 +114,11 @@ class Executor:
         metrics = jax.eval_shape(self.job.algorithm.update, state, batch)[1]
         return Learner(keys, state, storage, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), metrics))
 
+    def fresh(self, learner: Learner, _: None, count: Array) -> Learner:
+        """The learner as new, from a key of its own for each reset; its counter, its replay and its other keys stay."""
+        state = self.job.algorithm.init(jax.random.fold_in(learner.keys.init, count), learner.state.hyper)
+        return learner._replace(state=state.replace(updates=learner.state.updates))
+
     def now(self, steps: range) -> Now:
         """The clock of the given vector steps, [len(steps)] each."""
         cadence = self.job.cadence

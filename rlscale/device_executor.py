@@ -34,6 +34,7 @@ class DeviceExecutor(Executor):
         super().__init__(job)
         self.cycles_all = self.over_members(self.cycles, donate=True)
         self.episodes_all = self.over_members(self.episodes)
+        self.fresh_all = self.over_members(self.fresh)
 
     def begin(self, _: None, own: tuple[Array, Array], shared: None) -> tuple[Learner, World]:
         learner = super().begin(_, own, shared)
@@ -63,6 +64,11 @@ class DeviceExecutor(Executor):
         self.carries = self.cycles_all(self.carries, shared=(np.int32(count), clock))
         jax.block_until_ready(self.carries)
         return step + count
+
+    def reset(self, count: int) -> None:
+        """As HostExecutor.reset."""
+        learners = self.fresh_all([learner for learner, _ in self.carries], shared=np.uint32(count))
+        self.carries = [(learner, world) for learner, (_, world) in zip(learners, self.carries, strict=True)]
 
     def read(self) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
         """Sum and number of the returns of episodes ended since the last read [M, 2], updates made [M], metrics [M]."""

@@ -28,6 +28,7 @@ class HostExecutor(Executor):
         self.ended = np.zeros((len(job.members), 2))
         self.act_all = self.over_members(self.act)
         self.greedy_all = self.over_members(self.greedy)
+        self.fresh_all = self.over_members(self.fresh)
         self.turn_all = self.over_members(self.turn, donate=True)
         self.action: Any = None  # chosen by the last turn for the next step
         if job.replay == "host":
@@ -53,6 +54,11 @@ class HostExecutor(Executor):
         self.running *= ~over
         self.obs = out.obs
         return step + 1
+
+    def reset(self, count: int) -> None:
+        """The learners start afresh, for the `count`-th time; the next action is the new policy's."""
+        self.carries = self.fresh_all(self.carries, shared=np.uint32(count))
+        self.action = None
 
     def turn(self, learner: Learner, own: tuple[Transition, Array], clock: tuple[Now, Now]) -> tuple[Learner, Array]:
         """Absorb a step, then choose the next action: one call of a compiled function where two would cost double.

@@ -28,14 +28,19 @@ def run(job: Run, films: Sequence[Film] = ()) -> Generator[list[Row], None, None
     executor = DeviceExecutor(job) if isinstance(job.benchmark, DeviceBenchmark) else HostExecutor(job, films)
     num_envs, total = job.cadence.num_envs, job.cadence.total
     log_every = job.budget.log_every
-    started, step = time.monotonic(), 0
+    resets = job.cadence.resets(*job.algorithm.resets)
+    started, step, reset = time.monotonic(), 0, 0
     try:
         while step < total:
             # A logging point is the first vector step that reaches a multiple of `log_every`; so for evaluations.
             before = step * num_envs
             stop = min(total, ceil(Fraction((before // log_every + 1) * log_every, num_envs)))
+            reset_before = reset
             while step < stop:
-                step = executor.advance(step, stop)
+                if resets[reset : reset + 1] == [step]:
+                    reset += 1
+                    executor.reset(reset)
+                step = executor.advance(step, min([stop, *resets[reset : reset + 1]]))
             env_step = step * num_envs
             ended, updates, metrics = executor.read()
             due = job.budget.evaluations(env_step) > job.budget.evaluations(before)
@@ -50,6 +55,7 @@ def run(job: Run, films: Sequence[Film] = ()) -> Generator[list[Row], None, None
                     "eval_return": None if evaluation is None else float(evaluation[m]),
                     "eval_episodes": 0 if evaluation is None else job.budget.eval_episodes,
                 }
+                | ({"reset": reset - reset_before} if any(job.algorithm.resets) else {})
                 | {name: float(values[m]) if updates[m] else None for name, values in metrics.items()}
                 for m in range(len(job.members))
             ]

@@ -65,3 +65,66 @@ def tanh_gaussian(noise: Array, mean: Array, log_std: Array) -> tuple[Array, Arr
     gaussian = -0.5 * noise**2 - log_std - 0.5 * jnp.log(2 * jnp.pi)
     log_prob = (gaussian - 2 * (jnp.log(2.0) - u - jax.nn.softplus(-2 * u))).sum(-1)
     return jnp.tanh(u), log_prob
+
+
+class BroNet(nn.Module):
+    """A residual trunk: Dense, LayerNorm, ReLU, then `blocks` times x + LN(Dense(ReLU(LN(Dense(x))))).
+
+    The norm is inside the branch and nothing follows the last sum (BRO's code); all kernels orthogonal(√2).
+    """
+
+    width: int
+    blocks: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:  # [..., in] -> [..., width]
+        def layer(x: Array) -> Array:
+            return nn.LayerNorm()(nn.Dense(self.width, kernel_init=nn.initializers.orthogonal(2**0.5))(x))
+
+        x = nn.relu(layer(x))
+        for _ in range(self.blocks):
+            x = x + layer(nn.relu(layer(x)))
+        return x
+
+
+class BroCritic(nn.Module):
+    """Two independent BroNets from state and action to the quantiles of the return."""
+
+    width: int
+    blocks: int
+    quantiles: int
+
+    @nn.compact
+    def __call__(self, obs: Array, action: Array) -> tuple[Array, Array]:  # [..., O], [..., A] -> 2 × [..., K]
+        x = jnp.concatenate([obs, action], axis=-1)
+        trunks = [BroNet(self.width, self.blocks)(x) for _ in range(2)]
+        q1, q2 = (nn.Dense(self.quantiles, kernel_init=nn.initializers.orthogonal(2**0.5))(t) for t in trunks)
+        return q1, q2
+
+
+class BroActor(nn.Module):
+    """Mean and log standard deviation before the tanh; log σ from −10 to 2 by a tanh, so that no gradient dies."""
+
+    width: int
+    blocks: int
+    action_dim: int
+
+    @nn.compact
+    def __call__(self, obs: Array) -> tuple[Array, Array]:  # [..., O] -> [..., A], [..., A]
+        x = BroNet(self.width, self.blocks)(obs)
+        mean = nn.Dense(self.action_dim, kernel_init=nn.initializers.orthogonal(2**0.5))(x)
+        squashed = jnp.tanh(nn.Dense(self.action_dim, kernel_init=nn.initializers.orthogonal(1.0))(x))
+        return mean, LOG_STD_MIN + (LOG_STD_MAX - LOG_STD_MIN) * 0.5 * (1 + squashed)
+
+
+class OptimisticShift(nn.Module):
+    """How far BRO's second actor moves the first one's mean (before the tanh); almost nothing at the start."""
+
+    width: int
+    blocks: int
+    action_dim: int
+
+    @nn.compact
+    def __call__(self, obs: Array, mean: Array) -> Array:  # [..., O], [..., A] -> [..., A]
+        x = BroNet(self.width, self.blocks)(jnp.concatenate([obs, mean], axis=-1))
+        return nn.Dense(self.action_dim, use_bias=False, kernel_init=nn.initializers.orthogonal(0.01))(x)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -15,6 +16,38 @@ from rlscale.types import Array
 def polyak(targets: Any, params: Any, tau: float) -> Any:
     """Targets moved by τ towards the online parameters."""
     return jax.tree.map(lambda t, p: t + tau * (p - t), targets, params)
+
+
+@jax.custom_vjp
+def quantile_huber(quantiles: Array, targets: Array) -> Array:
+    """Mean over targets j, sum over quantiles i, of |τ_i − 1{δ_ij < 0}|·Huber(δ_ij), δ_ij = y_j − q_i; κ = 1.
+
+    [..., K], [..., J] -> [...], with τ_i = (i + ½) / K (Dabney et al. 2018, eq. 10; summed over i as in BRO's code).
+    The targets get no gradient.
+
+    By hand, one target after another: automatic differentiation keeps all B·K·J pairs, and took 20 times as long for
+    B = 128, K = J = 100 on a CPU, longer than BRO's matrix products at width 256.
+    """
+    return _quantile_huber(quantiles, targets)[0]
+
+
+def _quantile_huber(quantiles: Array, targets: Array) -> tuple[Array, Array]:
+    """The loss [...] and its negative gradient by the quantiles [..., K]."""
+    chex.assert_equal_shape_prefix((quantiles, targets), quantiles.ndim - 1)
+    tau = (jnp.arange(quantiles.shape[-1]) + 0.5) / quantiles.shape[-1]
+
+    def one(sums: tuple[Array, Array], target: Array) -> tuple[tuple[Array, Array], None]:
+        delta = target[..., None] - quantiles
+        slope = jnp.clip(delta, -1.0, 1.0)  # of Huber, which is slope·(δ − slope/2) on both its branches
+        weighted = jnp.where(delta < 0, 1 - tau, tau) * slope
+        return (sums[0] + weighted * (delta - slope / 2), sums[1] + weighted), None
+
+    zeros = jnp.zeros_like(quantiles)
+    (loss, slope), _ = jax.lax.scan(one, (zeros, zeros), jnp.moveaxis(targets, -1, 0), unroll=10)
+    return loss.sum(-1) / targets.shape[-1], slope / targets.shape[-1]
+
+
+quantile_huber.defvjp(_quantile_huber, lambda slope, cotangent: (-slope * cotangent[..., None], None))
 
 
 def descend(direction: Any, params: Any, learning_rate: Array | float) -> Any:

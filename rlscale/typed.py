@@ -11,7 +11,7 @@ import math
 import types
 import typing
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from fractions import Fraction
 from typing import Any, TypeVar
 
@@ -78,6 +78,10 @@ def convert(value: Any, hint: Any, key: str) -> Any:
         return tuple(convert(v, args[0], key) for v in value)
     if hint is typing.Any:
         return value
+    if is_dataclass(hint):
+        if not isinstance(value, Mapping):
+            raise Mistake(f"{key}={value}: set its keys one by one, {key}.{fields(hint)[0].name}=…")
+        return typed(hint, value, key)  # type: ignore[arg-type]
     if origin is not None and issubclass(origin, Mapping):
         if not isinstance(value, Mapping):
             raise Mistake(f"{key}={value}: give a mapping of names to values")

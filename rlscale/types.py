@@ -44,14 +44,23 @@ class TrainState(flax.struct.PyTreeNode):
     updates: Array  # [] int32, critic updates so far
 
 
+class Resets(NamedTuple):
+    """When a learner starts afresh: see `Executor.reset`. The default is never."""
+
+    every_updates: int | None = None  # after every so many gradient steps
+    at_env_steps: tuple[int, ...] = ()  # before these env steps
+
+
 class Algorithm(NamedTuple):
     """A learner as a record of pure functions over one member; it never sees the member axis."""
 
     init: Callable[[Array, Hyper], TrainState]  # (key, hyper)
     act: Callable[[TrainState, Array, Array, bool], Array]  # (state, obs[..., O], key, explore) -> action[..., A]
     update: Callable[[TrainState, Transition], tuple[TrainState, Metrics]]  # one gradient step on a batch of B
-    n_params: dict[str, int]  # {critic, actor, total}
+    # By network, the `total` with the targets, and N in the papers' two conventions: `double_critic` and `paper`
+    n_params: dict[str, int]
     flops_per_update: float  # floating-point operations of one update, from the formula in the algorithm's file
+    resets: Resets = Resets()
 
 
 class EnvSpec(NamedTuple):
@@ -127,7 +136,6 @@ class HostBenchmark(Benchmark, Protocol):
         """`num_envs` copies, all their randomness from `seed`."""
 
 
-@runtime_checkable
 class FilmedBenchmark(HostBenchmark, Protocol):
     """A suite whose simulator can draw what it does."""
 

@@ -58,6 +58,13 @@ def sac(task: str, utd: str, batch_size: int, learning_rate: str, env_steps: int
     return ("algorithm=sac", "benchmark=gym", f"benchmark.task={task}", f"utd={utd}", *hparams, *budget)
 
 
+def bro(task: str, width: int, blocks: int, batch_size: int, env_steps: int, *more: str) -> tuple[str, ...]:
+    """BRO at σ = 2 on a DMC task, η = 3e-4, warm-up 2,500, five episodes of evaluation every 25,000 env steps."""
+    size = (f"algorithm.width={width}", f"algorithm.blocks={blocks}", f"hparams.batch_size={batch_size}")
+    budget = (f"budget.env_steps={env_steps}", "budget.warmup_steps=2500")
+    return ("algorithm=bro", "benchmark=dmc", f"benchmark.task={task}", "utd=2", *size, *budget, *more)
+
+
 PAPER = "scaling paper's runs, 8 seeds"
 PENDULUM = (
     *("algorithm=sac", "benchmark=gym", "benchmark.task=Pendulum-v1", "utd=1"),
@@ -66,6 +73,11 @@ PENDULUM = (
 )
 CHEETAH_1 = sac("HalfCheetah-v4", "1", 512, "2e-3", 30_000)
 CHEETAH_QUARTER = sac("HalfCheetah-v4", "1/4", 512, "2e-3", 39_000)
+BRO_PAPER = "BRO's ablation runs, 10 seeds"
+# Stock BRO at σ = 2 resets once, at env step 15,001.
+STOCK = ("algorithm.reset.mode=env_steps", "algorithm.reset.at=[15001]")
+DMC_CHEETAH = bro("cheetah-run", 128, 1, 128, 100_000, *STOCK)
+CARTPOLE = bro("cartpole-swingup", 128, 1, 128, 40_000)
 CHECKS = (
     Check("pendulum", PENDULUM, "eval_return", 6_000, 1, -250.0, "a floor; plain SAC gets −114±43"),
     Check("halfcheetah σ=1 15k", CHEETAH_1, "train_return", 15_000, 3_000, Published(513, 168, 8), PAPER),
@@ -79,6 +91,15 @@ CHECKS = (
             ("Walker2d-v4", sac("Walker2d-v4", "1", 128, "5e-4", 50_000), Published(511, 153, 8)),
             ("Ant-v4", sac("Ant-v4", "1", 256, "1e-4", 50_000), Published(555, 144, 8)),
             ("Humanoid-v4", sac("Humanoid-v4", "1", 256, "2e-4", 50_000), Published(456, 18, 8)),
+        )
+    ),
+    Check("bro cartpole-swingup 40k", CARTPOLE, "train_return", 40_000, 5_000, 750.0, "a floor; at full size 835±21"),
+    *(
+        Check(f"bro xs cheetah-run {at // 1000}k", DMC_CHEETAH, "eval_return", at, 1, expected, BRO_PAPER)
+        for at, expected in (
+            (50_000, Published(155.3, 44.7, 10)),
+            (75_000, Published(227.3, 72.9, 10)),
+            (100_000, Published(365.1, 32.0, 10)),
         )
     ),
 )

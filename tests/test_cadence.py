@@ -77,3 +77,17 @@ def test_the_papers_cases() -> None:
     assert {pql.due(step) for step in range(pql.warmup, pql.warmup + 100)} == {8}
     slow = schedule(Fraction(1, 65_536), 4096, 100_000_000, 4096)  # one update per 16 vector steps
     assert sum(slow.due(step) for step in range(slow.warmup, slow.warmup + 160)) == 10
+
+
+@given(cadences(), st.integers(1, 5000), st.lists(st.integers(1, 80_000), max_size=5))
+def test_resets_come_when_their_updates_are_made_or_before_their_env_step(
+    c: Cadence, every: int, steps: list[int]
+) -> None:
+    for step in c.resets(every, ()):
+        assert c.updates_after(step) // every > c.updates_after(step - 1) // every  # the first step to see it made
+    made = c.updates_after(c.total) // every
+    assert len(c.resets(every, ())) <= made  # fewer where one vector step makes several times `every` updates
+    at = c.resets(None, tuple(steps))
+    assert at == sorted({(s - 1) // c.num_envs for s in steps if (s - 1) // c.num_envs < c.total})
+    assert c.resets(every, tuple(steps)) == sorted({*c.resets(every, ()), *at})
+    assert c.resets(None, ()) == []

@@ -139,11 +139,11 @@ class SAC:
             return state.replace(key=key, updates=state.updates + 1), metrics
 
         shapes = jax.eval_shape(init, jax.random.key(0), Hyper(jnp.float32(0))).params
-        n_critic, n_actor = count(shapes["critic"]), count(shapes["actor"])
+        n = {name: count(p) for name, p in shapes.items()}
         # Per row: critic: target policy and target critic forward (2 each), online forward and backward (2 + 4);
         # actor: its forward and backward (2 + 4), the critic's forward and the backward to its input (2 + 2).
         w_critic, w_actor = matmul_weights(shapes["critic"]), matmul_weights(shapes["actor"])
         share = float(actor_share)
         flops = batch_size * ((8 + 4 * share) * w_critic + (2 + 6 * share) * w_actor)
-        n_params = {"critic": n_critic, "actor": n_actor, "total": 2 * n_critic + n_actor + 1}
-        return Algorithm(init, act, update, n_params, flops)
+        n |= {"total": sum(n.values()) + n["critic"], "double_critic": n["critic"], "paper": n["critic"]}
+        return Algorithm(init, act, update, n, flops)
