@@ -10,7 +10,6 @@ import contextlib
 import functools
 import io
 import os
-import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,8 +24,6 @@ INSTALL = (
     "pip install --no-deps -e ./humanoid-bench (its pins gymnasium==0.29.1, mujoco==3.1.6, dm_control==1.0.20 "
     "contradict rlscale's: hence --no-deps)"
 )
-# Its tasks draw goals and objects from NumPy's one global generator, which no two copies may use at once.
-GLOBAL_GENERATOR = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -64,7 +61,7 @@ class HumanoidBench:
 class _Copy:
     """One environment of the package with both its generators its own: Gymnasium's, and NumPy's global one.
 
-    The package draws from the global one only when an episode begins (read in all of its tasks), so steps need no lock.
+    The package draws from the global one only when an episode begins (read in all of its tasks).
     """
 
     def __init__(self, env: Any, seed: int) -> None:
@@ -74,14 +71,13 @@ class _Copy:
 
     def reset(self) -> np.ndarray:
         """Start an episode; returns obs [obs_dim] float64. Only the first call seeds, later ones go on."""
-        with GLOBAL_GENERATOR:
-            before = np.random.get_state()
-            np.random.set_state(self._global_state)
-            try:
-                obs, _ = self._env.reset(seed=self._seed)
-                self._global_state = np.random.get_state()
-            finally:
-                np.random.set_state(before)
+        before = np.random.get_state()
+        np.random.set_state(self._global_state)
+        try:
+            obs, _ = self._env.reset(seed=self._seed)
+            self._global_state = np.random.get_state()
+        finally:
+            np.random.set_state(before)
         self._seed = None
         return obs
 

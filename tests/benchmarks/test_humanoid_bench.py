@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -68,24 +67,6 @@ def test_goals_come_from_the_seed_whatever_else_is_drawn() -> None:
     assert len(np.unique(goals.reshape(4, 3), axis=0)) == 4
     alone = made("h1-reach-v0")  # copy 0, in another number
     np.testing.assert_array_equal(np.concatenate([alone.reset(), alone.reset()])[:, -3:], goals[:, 0])
-
-
-def test_goals_survive_threads() -> None:
-    """Members of a pack may be stepped side by side: a reset of one must not draw another's goal."""
-    alone = [made("h1-reach-v0", seed=seed) for seed in range(4)]
-    expected = [np.concatenate([env.reset() for _ in range(50)]) for env in alone]
-    found: dict[int, np.ndarray] = {}
-
-    def run(seed: int, env: Any) -> None:
-        found[seed] = np.concatenate([env.reset() for _ in range(50)])
-
-    threads = [threading.Thread(target=run, args=(seed, made("h1-reach-v0", seed=seed))) for seed in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for seed in range(4):
-        np.testing.assert_array_equal(found[seed], expected[seed])
 
 
 def test_a_task_is_made_quietly(capfd: Any) -> None:
