@@ -28,6 +28,9 @@ class Copy(Protocol):
     def step(self, action: np.ndarray) -> Outcome:
         """Apply an action in the task's own units; after an end comes a reset."""
 
+    def frame(self) -> np.ndarray:
+        """A picture as FilmedEnv.frame."""
+
     def close(self) -> None:
         """Free the simulator."""
 
@@ -42,6 +45,7 @@ class Copies:
         self._copies = copies
         self._low, self._high = low, high
         self._middle, self._half = (high + low) / 2, (high - low) / 2
+        self._is_unit = bool((low == -1).all() and (high == 1).all())
         self._obs_shape, self._action_shape = (len(copies), obs_dim), (len(copies), *low.shape)
 
     def reset(self) -> np.ndarray:
@@ -53,7 +57,9 @@ class Copies:
 
     def step(self, action: Any) -> Step:
         """Apply action [E, action_dim], where ±1 are the ends of the task's own box."""
-        wanted = self._middle + self._half * np.asarray(action, self._low.dtype).reshape(self._action_shape)
+        wanted = np.asarray(action, self._low.dtype).reshape(self._action_shape)
+        if not self._is_unit:  # most boxes are ±1 already, and this is a fifth of what the method itself costs
+            wanted = self._middle + self._half * wanted
         applied = np.minimum(np.maximum(wanted, self._low), self._high)
         final_obs = np.empty(self._obs_shape, np.float32)
         reward = np.empty(len(self._copies), np.float32)
@@ -71,7 +77,24 @@ class Copies:
                 obs[i] = self._copies[i].reset()
         return Step(obs, reward, terminated, truncated, final_obs)
 
+    def frame(self) -> np.ndarray:
+        """A picture of copy 0 as it is now, uint8 [H, W, 3]."""
+        return self._copies[0].frame()
+
     def close(self) -> None:
         """Free the simulator."""
         for copy in self._copies:
             copy.close()
+
+
+def picture(env: Any) -> np.ndarray:
+    """What a Gymnasium environment with `render_mode="rgb_array"` looks like now, uint8 [H, W, 3].
+
+    Of a MuJoCo task its renderer is asked: HumanoidBench's own `render` calls that as Gymnasium before 1.0 had it.
+    """
+    renderer = getattr(env.unwrapped, "mujoco_renderer", None)
+    if renderer is not None and renderer.viewer is not None:
+        # Gymnasium leaves current the context that was made last, and would draw this one with that one's textures.
+        renderer.viewer.make_context_current()
+    pixels: np.ndarray = env.render() if renderer is None else renderer.render("rgb_array")
+    return pixels

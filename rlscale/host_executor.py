@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,14 +12,16 @@ import numpy as np
 
 from rlscale import n_step, replay
 from rlscale.cycle import Executor, Learner, Now, Run, transition
+from rlscale.film import Film
 from rlscale.types import Array, Step, Transition
 
 
 class HostExecutor(Executor):
     """Drives a benchmark that has `make(seed)`; the replay lives on the device or on the host."""
 
-    def __init__(self, job: Run):
+    def __init__(self, job: Run, films: Sequence[Film] = ()):
         super().__init__(job)
+        self.films = films
         self.envs = [job.benchmark.make(m.seed) for m in job.members]
         self.obs = np.stack([env.reset() for env in self.envs])  # [M, E, O]
         self.running = np.zeros(self.obs.shape[:2])
@@ -99,12 +102,22 @@ class HostExecutor(Executor):
         return ended, *self.by_member([(learner.state.updates, learner.metrics) for learner in self.carries])
 
     def evaluate(self, step: int) -> np.ndarray:
-        """As DeviceExecutor.evaluate; the environments are made anew, so an evaluation leaves nothing behind."""
-        copies = replace(self.job.benchmark, num_envs=self.job.budget.eval_episodes)  # type: ignore[type-var]
-        envs = [copies.make(int(np.random.SeedSequence((m.seed, step)).generate_state(1)[0])) for m in self.job.members]
+        """As DeviceExecutor.evaluate; the environments are made anew, so an evaluation leaves nothing behind.
+
+        The run's last one is filmed if there are films: the first episode of each member.
+        """
+        budget, cadence = self.job.budget, self.job.cadence
+        last = budget.evaluations(step * cadence.num_envs) == budget.evaluations(cadence.total * cadence.num_envs)
+        films = self.films if last else ()
+        copies = replace(self.job.benchmark, num_envs=budget.eval_episodes)  # type: ignore[type-var]
+        make = copies.filmed if films else copies.make
+        envs = [make(int(np.random.SeedSequence((m.seed, step)).generate_state(1)[0])) for m in self.job.members]
         obs = np.stack([env.reset() for env in envs])
         total, alive = np.zeros(obs.shape[:2]), np.ones(obs.shape[:2], bool)
         while alive.any():
+            for m, film in enumerate(films):
+                if alive[m, 0]:
+                    film.look(envs[m])
             action = self.by_member(self.greedy_all(self.carries, obs))
             out = Step(
                 *map(np.stack, zip(*(e.step(np.nan_to_num(a)) for e, a in zip(envs, action, strict=True)), strict=True))

@@ -6,6 +6,7 @@ import importlib
 import os
 import platform
 from collections.abc import Mapping, Sequence
+from ctypes.util import find_library
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from hashlib import sha256
@@ -23,6 +24,8 @@ if TYPE_CHECKING:  # importing JAX must wait until `Compute.prepare` has set its
 KEYS = {"algorithm", "benchmark", "hparams", "budget", "compute", "log", "utd", "seed", "dry"}
 # For estimates before any run of a study is there to go by: a plain CPU core, and what a step costs beside updates.
 NOMINAL_FLOPS_PER_S, NOMINAL_S_PER_UPDATE, NOMINAL_S_PER_STEP = 1e11, 6e-5, 3e-5
+
+DRAWING = {"egl": "EGL", "osmesa": "OSMesa"}  # values of MUJOCO_GL that need no screen, and their libraries
 
 
 @dataclass(frozen=True)
@@ -50,10 +53,27 @@ class Compute:
 
 @dataclass(frozen=True)
 class Log:
-    """What is shown while a run trains."""
+    """What is shown of a run; never part of its identity."""
 
     progress: bool
     every_s: float
+    video: bool
+
+    def prepare(self) -> None:
+        """Choose how MuJoCo draws without a screen, before its first import; what the environment sets stays.
+
+        Raises Mistake if a video is asked for and nothing could be drawn that way.
+        """
+        if not self.video:
+            return
+        found = [way for way, library in DRAWING.items() if find_library(library)]
+        mend = "unset it" if found else "run apt-get install libegl1 (or libosmesa6)"
+        if "MUJOCO_GL" not in os.environ:
+            if not found:
+                raise Mistake(f"log.video=true: there is no library to draw with; {mend}")
+            os.environ["MUJOCO_GL"] = found[0]
+        if os.environ["MUJOCO_GL"] not in (*found, "glfw"):
+            raise Mistake(f"log.video=true: nothing can be drawn with MUJOCO_GL={os.environ['MUJOCO_GL']}; {mend}")
 
 
 @dataclass(frozen=True)
@@ -135,6 +155,10 @@ def job_from(config: Mapping[str, Any], choices: Mapping[str, Any], overrides: S
     compute.prepare()
     algorithm = component(config["algorithm"], "algorithm")
     benchmark = component(config["benchmark"], "benchmark")
+    log = typed(Log, config["log"], "log")
+    if log.video and not hasattr(benchmark, "filmed"):
+        raise Mistake(f"log.video=true: benchmark={benchmark.name} has no pictures; gym, dmc and humanoid_bench have")
+    log.prepare()
     hparams = component(config["hparams"], "hparams")
     budget = typed(Budget, config["budget"], "budget")
     if isinstance(config["utd"], list):
@@ -153,8 +177,13 @@ def job_from(config: Mapping[str, Any], choices: Mapping[str, Any], overrides: S
     if len(set(members)) < len(members):
         raise Mistake(f"seed={config['seed']}: a member is asked for twice; give each seed and learning rate once")
     asked_by = {"sweep": choices.get("sweep"), "hparams": choices.get("hparams"), "overrides": list(overrides)}
-    log = typed(Log, config["log"], "log")
-    return Job(spec, members, algorithm, benchmark, compute, log, asked_by, convert(config["dry"], bool, "dry"))
+    job = Job(spec, members, algorithm, benchmark, compute, log, asked_by, convert(config["dry"], bool, "dry"))
+    if log.video and not budget.evaluations(job.cadence.total * benchmark.num_envs):
+        raise Mistake(
+            "log.video=true: the last evaluation is what is filmed, and this budget has none; set budget.eval_every "
+            f"to at most {budget.env_steps}"
+        )
+    return job
 
 
 def component(values: Mapping[str, Any], where: str) -> Any:

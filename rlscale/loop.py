@@ -7,23 +7,27 @@ function the same cycle runs K times in one call on the device. This file turns 
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from fractions import Fraction
 from math import ceil
 
 from rlscale.cycle import Run
 from rlscale.device_executor import DeviceExecutor
+from rlscale.film import Film
 from rlscale.host_executor import HostExecutor
 from rlscale.types import DeviceBenchmark
 
 Row = dict[str, float | int | None]
 
 
-def run(job: Run) -> Generator[list[Row], None, None]:
-    """Train the pack; yields one row for each member at each logging point."""
-    executor = DeviceExecutor(job) if isinstance(job.benchmark, DeviceBenchmark) else HostExecutor(job)
+def run(job: Run, films: Sequence[Film] = ()) -> Generator[list[Row], None, None]:
+    """Train the pack; yields one row for each member at each logging point.
+
+    `films`, one for each member, take up the last evaluation; the benchmark is then a `FilmedBenchmark`.
+    """
+    executor = DeviceExecutor(job) if isinstance(job.benchmark, DeviceBenchmark) else HostExecutor(job, films)
     num_envs, total = job.cadence.num_envs, job.cadence.total
-    log_every, eval_every = job.budget.log_every, job.budget.eval_every
+    log_every = job.budget.log_every
     resets = job.cadence.resets(*job.algorithm.resets)
     started, step, reset = time.monotonic(), 0, 0
     try:
@@ -39,7 +43,7 @@ def run(job: Run) -> Generator[list[Row], None, None]:
                 step = executor.advance(step, min([stop, *resets[reset : reset + 1]]))
             env_step = step * num_envs
             ended, updates, metrics = executor.read()
-            due = eval_every is not None and env_step // eval_every > before // eval_every
+            due = job.budget.evaluations(env_step) > job.budget.evaluations(before)
             evaluation = executor.evaluate(step) if due else None
             yield [
                 {

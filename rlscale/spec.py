@@ -43,6 +43,10 @@ class Budget:
         if self.replay_capacity is not None and self.replay_capacity <= 0:
             raise ValueError(f"replay_capacity={self.replay_capacity}: give a positive number, or null to keep all")
 
+    def evaluations(self, env_step: int) -> int:
+        """How many evaluations are due up to `env_step`."""
+        return 0 if self.eval_every is None else env_step // self.eval_every
+
 
 @dataclass(frozen=True)
 class RunSpec:

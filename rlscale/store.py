@@ -1,8 +1,9 @@
 """Where runs live: one folder for each member, a claim while it is trained, a record once it is finished.
 
-``study/runs/<run_id>/{spec.json, curve.csv, record.json}``. The record is written last, by rename, so its presence
-means "finished" and a crash at any moment leaves nothing that looks so. While a process trains a member it holds
-``claim.json``, whose age is its heartbeat; a claim whose process is gone or whose heart has stopped is taken over.
+``study/runs/<run_id>/{spec.json, curve.csv, record.json}``, and ``evaluation.gif`` where a video was asked for. The
+record is written last, by rename, so its presence means "finished" and a crash at any moment leaves nothing that looks
+so. While a process trains a member it holds ``claim.json``, whose age is its heartbeat; a claim whose process is gone
+or whose heart has stopped is taken over.
 """
 
 from __future__ import annotations
@@ -184,12 +185,12 @@ def _born(pid: int) -> float | None:
         return None
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """All of `text` under `path`, or nothing: a reader never sees half a file, nor does a crash leave one."""
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """All of `content` under `path`, or nothing: a reader never sees half a file, nor does a crash leave one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    with draft.open("w") as file:
-        file.write(text)
+    with draft.open("wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
         file.flush()
         os.fsync(file.fileno())
     draft.replace(path)

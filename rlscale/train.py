@@ -5,6 +5,7 @@ python -m rlscale.train algorithm=sac benchmark=gym benchmark.task=HalfCheetah-v
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import sys
@@ -21,7 +22,8 @@ from rlscale.door import door
 from rlscale.job import Job, job_from
 from rlscale.progress import Meter, counted, duration
 from rlscale.spec import Member, identity, plain, run_id
-from rlscale.store import ClaimLost, Recording, Store
+from rlscale.store import ClaimLost, Recording, Store, write_atomically
+from rlscale.typed import Mistake
 
 if TYPE_CHECKING:
     from rlscale.types import Algorithm
@@ -52,6 +54,14 @@ def typed_job(config: Any) -> Job:
 def execute(job: Job) -> float | None:
     """Train what is missing of a job; members that another process trains are waited for, and taken over if it dies."""
     store = Store()
+    if job.log.video:
+        recorded = len(job.members) - len(job.missing(store))
+        if recorded and job.log.progress:
+            print(
+                f"{job.label}: {counted(recorded, 'run')} recorded already, not run again for a video", file=sys.stderr
+            )
+        if recorded < len(job.members):
+            try_camera(job)
     job.note_asker(store)
     waiting = False
     while lacking := job.missing(store):
@@ -66,11 +76,29 @@ def execute(job: Job) -> float | None:
     return job.result(store)
 
 
+def try_camera(job: Job) -> None:
+    """Take one picture now: what is wrong with the camera must be known before hours of training, not after."""
+    try:
+        env = job.benchmark.filmed(0)  # type: ignore[attr-defined]
+        try:
+            env.reset()
+            env.frame()
+        finally:
+            env.close()
+    except Exception as error:  # whatever a simulator, a driver or a library of theirs may raise
+        way, what = os.environ.get("MUJOCO_GL", ""), " ".join(str(error).split()) or type(error).__name__
+        raise Mistake(
+            f"log.video=true: no picture of {job.spec.task} can be taken with MUJOCO_GL={way} ({what}); mend that or "
+            "set log.video=false"
+        ) from error
+
+
 def train(job: Job, recordings: Mapping[Member, Recording]) -> None:
     """Train the claimed members as one pack and record each; a crash leaves no record."""
     import jax
 
     from rlscale.cycle import Run
+    from rlscale.film import Film
     from rlscale.loop import run
 
     started, clock = datetime.now(UTC), time.monotonic()
@@ -78,8 +106,9 @@ def train(job: Job, recordings: Mapping[Member, Recording]) -> None:
     pack = job.compute.pack if job.compute.pack != "auto" else "loop" if on_cpu else "vmap"
     replay = "device" if job.compute.replay == "auto" else job.compute.replay
     work = Run(learner, job.benchmark, list(recordings), cadence, job.spec.budget, job.spec.batch_size, pack, replay)
+    films = [Film(job.benchmark.spec().episode_steps) for _ in recordings] if job.log.video else []
     try:
-        with Meter(job.label, job.log.progress, job.log.every_s) as meter, closing(run(work)) as logged:
+        with Meter(job.label, job.log.progress, job.log.every_s) as meter, closing(run(work, films)) as logged:
             for rows in logged:
                 for recording, row in zip(recordings.values(), rows, strict=True):
                     recording.row(row)
@@ -91,6 +120,11 @@ def train(job: Job, recordings: Mapping[Member, Recording]) -> None:
                 meter.update(
                     cadence.updates_after(step // cadence.num_envs) / cadence.updates_after(cadence.total), note
                 )
+        videos = {r.folder / "evaluation.gif": f for r, f in zip(recordings.values(), films, strict=False) if f.frames}
+        for path, film in videos.items():
+            write_atomically(path, film.gif())
+            if job.log.progress:
+                print(f"{job.label}: {path}", file=sys.stderr)
         provenance = {
             "asked_by": dict(job.asked_by),
             "source": None,

@@ -10,6 +10,7 @@ import jax
 
 Array = jax.Array
 Metrics = dict[str, Array]
+PICTURE = (240, 320)  # height and width in pixels of a picture of a task, for people only
 
 
 class Transition(NamedTuple):
@@ -110,6 +111,13 @@ class HostEnv(Protocol):
         """Free the simulator."""
 
 
+class FilmedEnv(HostEnv, Protocol):
+    """A `HostEnv` that can be looked at."""
+
+    def frame(self) -> Any:
+        """A picture of copy 0 as it is now, uint8 [H, W, 3], wherever possible of the size PICTURE."""
+
+
 class DeviceEnv(NamedTuple):
     """One copy of a task as pure JAX functions; the loop maps them over copies."""
 
@@ -139,6 +147,13 @@ class HostBenchmark(Benchmark, Protocol):
 
     def make(self, seed: int) -> HostEnv:
         """`num_envs` copies, all their randomness from `seed`."""
+
+
+class FilmedBenchmark(HostBenchmark, Protocol):
+    """A suite whose simulator can draw what it does."""
+
+    def filmed(self, seed: int) -> FilmedEnv:
+        """As `make`, bit for bit."""
 
 
 @runtime_checkable

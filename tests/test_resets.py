@@ -46,7 +46,7 @@ def job(executor: str, members: tuple[Member, ...] = MEMBERS, pack: str = "loop"
     params=[
         pytest.param(("host", "loop"), id="host-loop"),
         pytest.param(("device", "loop"), id="device-loop", marks=pytest.mark.slow),
-        pytest.param(("device", "vmap"), id="device-vmap"),
+        pytest.param(("device", "vmap"), id="device-vmap", marks=pytest.mark.slow),
     ]
 )
 def trained(request: pytest.FixtureRequest) -> Any:
@@ -119,7 +119,7 @@ def test_two_resets_and_two_members_give_different_networks(trained: Any) -> Non
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("executor", TASKS)
+@pytest.mark.parametrize("executor", ["host", pytest.param("device", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("resets", "column"),
     [(Resets(), None), (Resets(every_updates=30), [0, 1, 1]), (Resets(at_env_steps=(5, 41, 60)), [1, 0, 2])],

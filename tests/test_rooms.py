@@ -297,3 +297,15 @@ def test_the_gym_grid_is_table_3() -> None:
         "utd": "1,2,4,8",
         "hparams.batch_size": "128,256,512",
     }
+
+
+def test_the_dmc_grid_is_table_3_with_the_released_runs_utd() -> None:
+    config = OmegaConf.load(ROOT / "conf" / "sweep" / "dmc-grid.yaml")
+    assert list(config.seed) == list(range(10))
+    assert list(config.hparams.learning_rate) == [1.5e-4, 3e-4, 6e-4, 1.2e-3]
+    tasks = "cartpole-swingup,cheetah-run,dog-stand,finger-spin,humanoid-stand,quadruped-walk,walker-walk"
+    assert dict(config.hydra.sweeper.params) == {
+        "benchmark.task": tasks,
+        "utd": "1,2,3,4,5,8",
+        "hparams.batch_size": "32,64,128,256,512",
+    }

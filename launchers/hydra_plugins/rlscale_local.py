@@ -95,7 +95,8 @@ class LocalPool(Launcher):
         workers, total = len(free), sum(costs)
         waiting = deque(i for i, cost in enumerate(costs) if cost > 0)
         if log.progress and len(waiting) < len(jobs):
-            print(f"sweep: {len(jobs) - len(waiting)} of {len(jobs)} jobs are recorded already", file=sys.stderr)
+            note = ", not run again for a video" if log.video else ""
+            print(f"sweep: {len(jobs) - len(waiting)} of {len(jobs)} jobs are recorded already{note}", file=sys.stderr)
         folder = store.root / "log" / f"{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
         running, failed = list[Running](), list[Running]()
         started = looked = time.monotonic()

@@ -20,9 +20,10 @@ import numpy as np
 
 from rlscale.copies import Copies, Outcome
 from rlscale.typed import Mistake, nearest
-from rlscale.types import EnvSpec, HostEnv
+from rlscale.types import PICTURE, EnvSpec, FilmedEnv, HostEnv
 
 EPISODE = 1000  # control steps of an episode, in every task of the suite
+NO_SCREEN = ("disable", "disabled", "off", "false", "0")  # values of MUJOCO_GL with which dm_control has no renderer
 UNLIMITED = 1e10  # what the suite's action spec says of an actuator without limits (MuJoCo's mjMAXVAL)
 
 
@@ -31,7 +32,8 @@ class DMC:
     """Benchmark suite `dmc` (conf/benchmark/dmc.yaml), run by the host executor.
 
     The suite leaves its two `lqr` tasks without a time limit and without limits of their actions. Here they have the
-    1000 steps of all others, and an action of ±1 is a control signal of ±1.
+    1000 steps of all others, and an action of ±1 is a control signal of ±1. Their springs are drawn with the seed of
+    the copy (by the suite), so that no two copies are the same system.
     """
 
     name: str
@@ -55,6 +57,10 @@ class DMC:
 
         Raises Mistake if there is no such task.
         """
+        return self.filmed(seed)
+
+    def filmed(self, seed: int) -> FilmedEnv:
+        """As `make`, bit for bit: every copy can be drawn where MUJOCO_GL asked for a screen."""
         layout = _layout(self.task)
         seeds = [int(np.random.SeedSequence((seed, i)).generate_state(1)[0]) for i in range(self.num_envs)]
         copies = [_Copy(self.task, layout.keys, self.action_repeat, _load(self.task, own)) for own in seeds]
@@ -93,6 +99,11 @@ class _Copy:
             warnings.warn(f"{self._task}: episode cut, since {' '.join(str(error).split())}", RuntimeWarning, 2)
             return Outcome(self._obs, 0.0, False, True)
         return Outcome(self._flat(now.observation), total, now.last() and now.discount == 0, now.last())
+
+    def frame(self) -> np.ndarray:
+        """A picture by the task's first camera, uint8 [H, W, 3]."""
+        picture: np.ndarray = self._env.physics.render(*PICTURE, camera_id=0)
+        return picture
 
     def close(self) -> None:
         """Free the simulator."""
@@ -135,12 +146,17 @@ def _load(task: str, seed: int) -> Any:
     if task.startswith("lqr-"):
         kwargs["time_limit"] = EPISODE * 0.03  # s; the only tasks without a limit, at 0.03 s per step
     with _without_deprecations():
-        return suite.load(*names[task], task_kwargs=kwargs)
+        env = suite.load(*names[task], task_kwargs=kwargs)
+    if task == "quadruped-escape" and os.environ["MUJOCO_GL"] in NO_SCREEN:
+        # At each reset it hands its new terrain to the renderer, if there is one, and cannot see that there is none.
+        seeing = type(env.physics)
+        env.physics.__class__ = type(seeing.__name__, (seeing,), {"contexts": None})
+    return env
 
 
 def _suite() -> Any:
     """dm_control's suite, imported to run without a screen unless MUJOCO_GL asks for one: it is read at the import."""
-    os.environ.setdefault("MUJOCO_GL", "disable")
+    os.environ.setdefault("MUJOCO_GL", NO_SCREEN[0])
     try:
         from dm_control import suite
     except ImportError as error:

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from rlscale.copies import picture
 from rlscale.typed import Mistake, nearest
-from rlscale.types import EnvSpec, HostEnv, Step
+from rlscale.types import PICTURE, EnvSpec, FilmedEnv, HostEnv, Step
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,10 @@ class Gym:
         """`num_envs` copies; copy i draws all its randomness from (seed, i), so it is the same in any number."""
         return _Copies(self.spec(), self.task, self.num_envs, seed)
 
+    def filmed(self, seed: int) -> FilmedEnv:
+        """As `make`, bit for bit, and its `frame` is a picture of copy 0."""
+        return _Copies(self.spec(), self.task, self.num_envs, seed, filmed=True)
+
 
 class _Copies:
     """Copies of a task stepped one after the other.
@@ -43,8 +48,8 @@ class _Copies:
     copy of Pendulum-v1, whose own step takes 14), and because it is shorter to read than that class is to configure.
     """
 
-    def __init__(self, spec: EnvSpec, task: str, num_envs: int, seed: int) -> None:
-        self._envs = [_make(task) for _ in range(num_envs)]
+    def __init__(self, spec: EnvSpec, task: str, num_envs: int, seed: int, filmed: bool = False) -> None:
+        self._envs = [_make(task, filmed and index == 0) for index in range(num_envs)]
         self._seeds: list[int | None] = [
             int(np.random.SeedSequence((seed, index)).generate_state(1)[0]) for index in range(num_envs)
         ]
@@ -83,6 +88,10 @@ class _Copies:
                 obs[i] = self._envs[i].reset()[0].reshape(-1)
         return Step(obs, reward, terminated, truncated, final_obs)
 
+    def frame(self) -> np.ndarray:
+        """A picture of copy 0 as it is now, uint8 [H, W, 3]; it must have been made to be filmed."""
+        return picture(self._envs[0])
+
     def close(self) -> None:
         """Free the simulator."""
         for env in self._envs:
@@ -111,13 +120,17 @@ def _spec(task: str) -> EnvSpec:
         env.close()
 
 
-def _make(task: str) -> Any:
+def _make(task: str, filmed: bool = False) -> Any:
     """One copy as Gymnasium makes it, less its checker (which costs time and warns); raises Mistake."""
     import gymnasium
 
+    pictures: dict[str, Any] = {"render_mode": "rgb_array"} if filmed else {}
+    if filmed and "mujoco" in str(getattr(gymnasium.registry.get(task), "entry_point", None)):
+        # a camera that goes along with the robot, where the model has one: Gymnasium 1.4 by itself lets it run away
+        pictures |= {"height": PICTURE[0], "width": PICTURE[1], "camera_name": "track"}
     try:
         with _without_deprecations():
-            return gymnasium.make(task, disable_env_checker=True)
+            return gymnasium.make(task, disable_env_checker=True, **pictures)
     except (gymnasium.error.DependencyNotInstalled, ImportError) as error:  # a known task that cannot run here
         raise Mistake(f"benchmark.task={task}: {' '.join(str(error).split())}") from error
     except gymnasium.error.Error:

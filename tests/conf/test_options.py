@@ -3,7 +3,9 @@ exist is an error wherever it is written."""
 
 from __future__ import annotations
 
+import itertools
 import re
+import zipfile
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -151,8 +153,17 @@ def test_every_launcher_is_found_and_made(name: str) -> None:
 
 # Sweeps
 
+SWEPT = ("benchmark.task", "utd", "hparams.batch_size")
+
 
 @pytest.mark.parametrize("name", of("sweep"))
+def test_a_sweeps_first_and_last_job_are_typed(name: str) -> None:
+    first, *_, last = combinations(name)
+    assert {job(f"sweep={name}", *overrides).asked_by["sweep"] for overrides in (first, last)} == {name}
+
+
+# dmc-grid: 210 jobs to compose
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "dmc-grid")) for n in of("sweep")])
 def test_every_sweep_is_as_many_typed_jobs_as_it_says(name: str) -> None:
     said = dict(re.findall(r"\b(Jobs|Runs): ([\d,]+)", (CONF / f"sweep/{name}.yaml").read_text()))
     jobs = [job(f"sweep={name}", *overrides) for overrides in combinations(name)]
@@ -161,6 +172,17 @@ def test_every_sweep_is_as_many_typed_jobs_as_it_says(name: str) -> None:
         "Runs": len({(spec_of(made), member) for made in jobs for member in made.members}),
     }
     assert all(made.asked_by["sweep"] == name for made in jobs)
+
+
+def test_the_dmc_grid_is_the_released_one(published: Path) -> None:
+    """Cell by cell: what the authors' archive of BRO's runs holds."""
+    with zipfile.ZipFile(published / "qscaled" / "dmc_sweep.zip") as archive:
+        names = [re.search(r"utd_(\d+)/([^/]+)/.*bs_(\d+)_lr_([^_]+)\.npy$", name) for name in archive.namelist()]
+    released = {(task, int(utd), int(b), float(rate)) for utd, task, b, rate in (n.groups() for n in names if n)}
+    grid = load("sweep/dmc-grid")
+    tasks, utds, batches = (grid["hydra"]["sweeper"]["params"][k].split(",") for k in SWEPT)
+    rates = [float(rate) for rate in grid["hparams"]["learning_rate"]]
+    assert released == set(itertools.product(tasks, map(int, utds), map(int, batches), rates))
 
 
 def spec_of(made: Job) -> str:

@@ -18,10 +18,15 @@ from rlscale.types import DeviceEnv, Step
 
 OPTIONS = sorted((Path(__file__).parents[2] / "conf" / "benchmark").glob("*.yaml"))
 # Tasks to hold to the contract besides each option's default.
-MORE = {"gym": ["Pendulum-v1", "Hopper-v4"], "control": ["cartpole_swingup"], "toy": ["reach"]}
+MORE = {
+    "control": ["cartpole_swingup"],
+    "gym": ["Pendulum-v1", "Hopper-v4"],
+    "humanoid_bench": ["h1-pole-v0"],
+    "toy": ["reach"],
+}
 CASES = [(path.stem, task) for path in OPTIONS for task in (None, *MORE.get(path.stem, []))]
 NOTHING_RANDOM = {("toy", "reach")}
-ENDS_EARLY = {("gym", "Hopper-v4"), ("toy", "reach")}  # under random actions
+ENDS_EARLY = {("gym", "Hopper-v4"), ("humanoid_bench", "h1-pole-v0"), ("toy", "reach")}  # under random actions
 E = 3  # copies
 
 

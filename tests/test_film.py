@@ -1,0 +1,386 @@
+"""Videos of the last evaluation: what is filmed, that filming changes nothing, and what is refused before a run."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from ctypes.util import find_library
+from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from rlscale.benchmarks.humanoid_bench import HumanoidBench
+from rlscale.cadence import schedule
+from rlscale.cycle import Run
+from rlscale.film import FRAMES, Film
+from rlscale.job import Compute, Job, Log, job_from
+from rlscale.loop import run
+from rlscale.spec import Budget, Member, RunSpec, run_id
+from rlscale.train import execute
+from rlscale.typed import Mistake
+from rlscale.types import Algorithm, EnvSpec, FilmedEnv, HostEnv, Hyper, Step, TrainState
+
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
+MEMBERS = (Member(3, 1e-3), Member(4, 1e-3))
+BUDGET = Budget(env_steps=70, warmup_steps=10, log_every=10, eval_every=20, eval_episodes=2, replay_capacity=64)
+
+
+@dataclass(frozen=True)
+class Walk:
+    """A stand-in for a simulator: its picture is one colour, of which red counts the steps and green is the seed."""
+
+    name: str
+    task: str
+    num_envs: int
+    limit: int  # copy 0's episode ends at this step, the others' two steps later
+    breaks: bool  # the camera, in mid-episode
+
+    def spec(self) -> EnvSpec:
+        return EnvSpec(1, 1, 2 * FRAMES)
+
+    def make(self, seed: int) -> HostEnv:
+        return WalkEnv(self, seed)
+
+    def filmed(self, seed: int) -> FilmedEnv:
+        return WalkEnv(self, seed)
+
+
+class WalkEnv:
+    def __init__(self, task: Walk, seed: int):
+        self.task, self.count, self.limits = task, 0, task.limit + 2 * (np.arange(task.num_envs) > 0)
+        self.rng, self.green = np.random.default_rng(seed), seed % 200
+
+    def reset(self) -> Any:
+        return self.rng.normal(size=(self.task.num_envs, 1)).astype(np.float32)
+
+    def step(self, action: Any) -> Step:
+        self.count += 1
+        over, noise = self.count % self.limits == 0, self.rng.normal(size=(self.task.num_envs, 1)).astype(np.float32)
+        return Step(noise, noise[:, 0] + action[:, 0], np.zeros_like(over), over, noise)
+
+    def frame(self) -> np.ndarray:
+        if self.task.breaks and self.count > 2:
+            raise RuntimeError("the camera fell")
+        return np.full((480, 600, 3), (self.count * 20, self.green, 0), np.uint8)
+
+    def close(self) -> None:
+        pass
+
+
+WALK = Walk("walk", "walk", 1, 9, breaks=False)
+
+
+@dataclass(frozen=True)
+class Drift:
+    """The smallest learner: an action that follows what is observed and what was learned."""
+
+    name: str
+
+    def make(self, env: EnvSpec, utd: Fraction, batch_size: int) -> Algorithm:
+        def init(key: Any, hyper: Hyper) -> TrainState:
+            return TrainState(jax.random.normal(key), (), (), hyper, key, jnp.int32(0))
+
+        def act(state: TrainState, obs: Any, key: Any, explore: bool) -> Any:
+            return jnp.tanh(obs + state.params)
+
+        def update(state: TrainState, batch: Any) -> Any:
+            value = state.params + state.hyper.learning_rate * batch.reward.mean()
+            return state.replace(params=value, updates=state.updates + 1), {"value": value}
+
+        return Algorithm(init, act, update, {"critic": 1, "actor": 1, "total": 2}, 1.0)
+
+
+def job(benchmark: Any = WALK, video: bool = True, progress: bool = False, **budget: Any) -> Job:
+    spec = RunSpec(asdict(Drift("drift")), asdict(benchmark), Fraction(1), 8, replace(BUDGET, **budget))
+    compute, log = Compute("cpu", "auto", "loop", False), Log(progress, 10.0, video)
+    return Job(spec, MEMBERS, Drift("drift"), benchmark, compute, log, {"sweep": None}, False)
+
+
+def rows(films: list[Film]) -> list[list[dict[str, Any]]]:
+    asked, env = job(), WALK.spec()
+    learner = asked.algorithm.make(env, Fraction(1), 8)
+    cadence = schedule(Fraction(1), 1, BUDGET.env_steps, BUDGET.warmup_steps)
+    work = Run(learner, WALK, MEMBERS, cadence, BUDGET, 8, "loop", "device")
+    return [[{k: v for k, v in row.items() if k != "wall_s"} for row in pack] for pack in run(work, films)]
+
+
+def pictures(gif: bytes | Path) -> list[np.ndarray]:
+    with Image.open(io.BytesIO(gif) if isinstance(gif, bytes) else gif) as image:
+        found = []
+        for i in range(image.n_frames):  # type: ignore[attr-defined]
+            image.seek(i)
+            assert image.info["duration"] == 40
+            found.append(np.asarray(image.convert("RGB")))
+        return found
+
+
+# What is filmed
+
+
+def test_the_first_episode_of_each_member_is_filmed_once() -> None:
+    """Of the last evaluation only, every second step since an episode may last twice as long as a film; 5 of 9."""
+    films = [Film(WALK.spec().episode_steps) for _ in MEMBERS]
+    with_films, without = rows(films), rows([])
+    assert with_films == without  # bit for bit: returns of the evaluations and all that was learned after them
+    assert [row["eval_return"] is not None for row, _ in without] == [False, True] * 3 + [False]
+    last_step = 60
+    for member, film in zip(MEMBERS, films, strict=True):
+        seen = pictures(film.gif())
+        assert [picture.shape for picture in seen] == [(240, 300, 3)] * 5  # 480 × 600 made to fit
+        assert all((picture == picture[0, 0]).all() for picture in seen)
+        red, green = np.array([picture[0, 0, :2] for picture in seen], int).T
+        assert red.tolist() == [0, 40, 80, 120, 160]
+        seed = int(np.random.SeedSequence((member.seed, last_step)).generate_state(1)[0])
+        assert set(green) == {seed % 200}
+
+
+@pytest.mark.parametrize(("episode_steps", "filmed"), [(1000, 250), (1001, 201), (250, 250), (251, 126), (7, 7)])
+def test_a_film_is_never_long(episode_steps: int, filmed: int) -> None:
+    """Every fourth step of 1000, every fifth of 1001, each step of an episode that is short."""
+    film, env = Film(episode_steps), WalkEnv(WALK, 0)
+    env.frame = lambda: np.full((2, 2, 3), env.count % 256, np.uint8)  # type: ignore[method-assign]
+    for _ in range(episode_steps):
+        film.look(env)
+        env.count += 1
+    assert len(film.frames) == len(pictures(film.gif())) == filmed <= FRAMES
+
+
+# Through the door
+
+
+def test_a_video_lies_beside_the_record(study: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    execute(job())
+    folders = [study / "runs" / run_id(job().spec, member) for member in MEMBERS]
+    assert [len(pictures(folder / "evaluation.gif")) for folder in folders] == [5, 5]
+    assert (folders[0] / "evaluation.gif").read_bytes() != (folders[1] / "evaluation.gif").read_bytes()
+    assert {path.name for path in folders[0].iterdir()} == {"spec.json", "curve.csv", "record.json", "evaluation.gif"}
+    first = [(folder / "evaluation.gif").read_bytes() for folder in folders]
+    for folder in folders:
+        (folder / "record.json").unlink()
+    execute(job())
+    assert [(folder / "evaluation.gif").read_bytes() for folder in folders] == first  # the same bytes again
+    assert capfd.readouterr().err == ""
+
+
+def test_what_is_recorded_is_not_run_again_for_a_video(study: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    execute(job(video=False))
+    assert not list(study.rglob("*.gif"))
+    before = {path: path.stat().st_mtime_ns for path in study.rglob("*") if path.is_file()}
+    capfd.readouterr()
+    execute(job(progress=True))
+    assert capfd.readouterr().err == "drift walk σ=1 B=8 ×2: 2 runs recorded already, not run again for a video\n"
+    assert {path: path.stat().st_mtime_ns for path in study.rglob("*") if path.is_file()} == before
+
+
+def test_a_crash_leaves_no_video_and_no_record(study: Path) -> None:
+    with pytest.raises(RuntimeError, match="the camera fell"):
+        execute(job(replace(WALK, breaks=True)))
+    assert {path.name for path in study.rglob("*") if path.is_file()} == {".lock", "spec.json", "curve.csv"}
+
+
+def test_a_camera_that_does_not_work_is_known_before_the_run(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MUJOCO_GL", "osmesa")
+    monkeypatch.setattr(WalkEnv, "frame", lambda self: 1 / 0)
+    with pytest.raises(Mistake, match=r"^log\.video=true: no picture of walk can .* MUJOCO_GL=osmesa \(division by"):
+        execute(job())
+    assert not study.exists()
+
+
+# What is refused, and what is chosen
+
+
+def composed(study: Path, *overrides: str) -> Job:
+    """The typed job of a command line."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from omegaconf import OmegaConf, open_dict
+
+    from rlscale.door import CONF
+
+    GlobalHydra.instance().clear()
+    OmegaConf.register_new_resolver("rlscale_scratch", lambda: str(study), replace=True)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("train", [*overrides, "hydra.searchpath=[]"])
+    with open_dict(config):
+        data: Any = OmegaConf.to_container(config, resolve=True)
+    return job_from(data, {}, overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["benchmark=toy"], r"benchmark=toy has no pictures; gym, dmc and humanoid_bench have"),
+        (["benchmark=control"], r"benchmark=control has no pictures; gym"),
+        (["budget.eval_every=null"], r"this budget has none; set budget\.eval_every to at most 1000000"),
+        (["budget=smoke", "budget.eval_every=500"], r"this budget has none; set budget\.eval_every to at most 400"),
+    ],
+)
+def test_what_cannot_be_filmed_is_a_mistake(
+    study: Path, monkeypatch: pytest.MonkeyPatch, overrides: list[str], sentence: str
+) -> None:
+    monkeypatch.setenv("MUJOCO_GL", "glfw")
+    with pytest.raises(Mistake, match=rf"^log\.video=true: .*{sentence}"):
+        composed(study, "log.video=true", *overrides)
+    composed(study, "log.video=false", *overrides)
+
+
+def test_a_video_is_not_part_of_a_runs_identity(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MUJOCO_GL", "glfw")
+    plain, filmed = (composed(study, f"log.video={on}") for on in ("false", "true"))
+    assert filmed.log.video and not plain.log.video
+    assert run_id(plain.spec, plain.members[0]) == run_id(filmed.spec, filmed.members[0])
+
+
+@pytest.mark.parametrize(
+    ("mine", "libraries", "chosen", "mend"),
+    [
+        (None, ["EGL", "OSMesa"], "egl", None),
+        (None, ["OSMesa"], "osmesa", None),
+        ("osmesa", ["EGL", "OSMesa"], "osmesa", None),
+        ("glfw", ["EGL"], "glfw", None),
+        ("osmesa", ["EGL"], None, "with MUJOCO_GL=osmesa; unset it"),
+        ("disable", ["EGL"], None, "with MUJOCO_GL=disable; unset it"),
+        ("egl", [], None, "with MUJOCO_GL=egl; run apt-get install libegl1 "),
+        (None, [], None, "no library to draw with; run apt-get install libegl1 "),
+    ],
+)
+def test_how_to_draw_is_chosen_by_what_is_there(
+    monkeypatch: pytest.MonkeyPatch, mine: str | None, libraries: list[str], chosen: str | None, mend: str | None
+) -> None:
+    monkeypatch.setenv("MUJOCO_GL", mine or "")
+    if mine is None:
+        monkeypatch.delenv("MUJOCO_GL")
+    monkeypatch.setattr("rlscale.job.find_library", lambda name: name if name in libraries else None)
+    Log(True, 10.0, video=False).prepare()
+    assert os.environ.get("MUJOCO_GL") == mine
+    if mend is not None:
+        with pytest.raises(Mistake, match=rf"^log\.video=true: .*{mend}"):
+            Log(True, 10.0, video=True).prepare()
+        assert os.environ.get("MUJOCO_GL") == mine
+    else:
+        Log(True, 10.0, video=True).prepare()
+        assert os.environ["MUJOCO_GL"] == chosen
+
+
+# With simulators
+
+
+def test_humanoid_bench_is_drawn_as_the_package_draws_it() -> None:
+    """Its own size fits as it is but for a few lines; the package may be the stand-in."""
+    pytest.importorskip("gymnasium")
+    bench = HumanoidBench("humanoid_bench", "h1-stand-v0", 2)
+    env, film = bench.filmed(0), Film(bench.spec().episode_steps)
+    env.reset()
+    for _ in range(5):
+        film.look(env)
+        env.step(np.ones((2, bench.spec().action_dim), np.float32))
+    assert [picture.size for picture in film.frames] == [(240, 240)] * 2
+
+
+DRAW = """
+import json, sys
+import numpy as np
+from rlscale.benchmarks.dmc import DMC
+from rlscale.benchmarks.gym import Gym
+
+tasks = {
+    "gym": [Gym("gym", task, 2) for task in ("HalfCheetah-v4", "Hopper-v4")],
+    "dmc": [DMC("dmc", task, 2, 1) for task in ("cheetah-run", "walker-walk")],
+}
+told = {}
+for name, (task, another) in tasks.items():
+    actions = np.random.default_rng(0).uniform(-1, 1, (30, 2, task.spec().action_dim)).astype(np.float32)
+    plain, filmed, beside = task.make(5), task.filmed(5), another.filmed(5)
+    same, pictures = bool((plain.reset() == filmed.reset()).all()), [filmed.frame()]
+    beside.reset()
+    beside.frame()  # its surfaces differ, and its context is now the last
+    again = filmed.frame()
+    for action in actions:
+        outs = plain.step(action), filmed.step(action)
+        same &= all((a == b).all() for a, b in zip(*outs))
+        if len(pictures) < 3:
+            pictures.append(filmed.frame())
+    told[name] = {
+        "same": same,
+        "shapes": [(p.shape, str(p.dtype)) for p in pictures],
+        "spread": [float(p.std()) for p in pictures],
+        "moved": float(np.abs(pictures[0].astype(int) - pictures[2]).mean()),
+        "disturbed": float(np.abs(pictures[0].astype(int) - again).max()),
+    }
+    for env in (plain, filmed, beside):
+        env.close()
+print(json.dumps(told))
+"""
+
+
+@pytest.fixture
+def drawing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MUJOCO_GL for child processes, if anything can draw here."""
+    pytest.importorskip("mujoco")
+    monkeypatch.delenv("MUJOCO_GL", raising=False)
+    if not (find_library("EGL") or find_library("OSMesa")):
+        pytest.skip("neither libEGL nor libOSMesa is installed, so nothing can be drawn")
+    Log(True, 10.0, video=True).prepare()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("drawing")
+def test_simulators_are_drawn_and_not_disturbed(root: Path) -> None:
+    """In a process of its own: MuJoCo reads MUJOCO_GL when it is first imported."""
+    said = subprocess.run([sys.executable, "-c", DRAW], cwd=root, capture_output=True, text=True, check=False)
+    assert said.returncode == 0, said.stderr
+    for told in json.loads(said.stdout).values():
+        assert told["same"]  # as without a camera, bit for bit
+        assert told["shapes"] == [[[240, 320, 3], "uint8"]] * 3
+        assert min(told["spread"]) > 20  # neither black nor of one colour
+        assert told["moved"] > 0.1
+        assert told["disturbed"] == 0  # by another environment that is drawn meanwhile
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("drawing")
+@pytest.mark.parametrize(
+    "task",
+    ["benchmark=gym benchmark.task=Reacher-v4", "benchmark=dmc benchmark.task=cheetah-run benchmark.action_repeat=20"],
+)
+def test_a_run_with_a_video(study: Path, root: Path, task: str, request: pytest.FixtureRequest) -> None:
+    """The real command line, on tasks of 50 steps; the curves are those of the run without a video."""
+    words = [*task.split(), "budget=smoke", "algorithm.width=8", "hparams.batch_size=16", "seed=[0,1]"]
+    cache = request.config.cache.mkdir(f"xla-{os.environ.get('PYTEST_XDIST_WORKER', 'one')}")  # type: ignore[union-attr]
+    quick = os.environ | {
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    told = []
+    for video in ("true", "false"):
+        command = [sys.executable, "-m", "rlscale.train", *words, f"log.video={video}"]
+        said = subprocess.run(command, cwd=root, env=quick, capture_output=True, text=True, check=False)
+        assert said.returncode == 0, said.stderr
+        assert "Traceback" not in said.stderr and "Warning" not in said.stderr, said.stderr
+        folders = sorted(path.parent for path in study.glob("runs/*/record.json"))
+        assert len(folders) == 2
+        told.append([without_wall(folder / "curve.csv") for folder in folders])
+        if video == "true":
+            for folder in folders:
+                seen = pictures(folder / "evaluation.gif")
+                assert len(seen) == 50 and seen[0].shape == (240, 320, 3) and seen[0].std() > 20
+                (folder / "record.json").unlink()
+    assert told[0] == told[1]
+
+
+def without_wall(curve: Path) -> list[list[str]]:
+    lines = [line.split(",") for line in curve.read_text().splitlines()]
+    at = lines[0].index("wall_s")
+    return [line[:at] + line[at + 1 :] for line in lines]
