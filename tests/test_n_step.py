@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,7 +23,9 @@ class Life(list[tuple[Transition, np.ndarray]]):
         for t in range(steps):
             names = np.float32(1 + t * num_envs + np.arange(num_envs))[:, None]
             terminated, truncated = rng.random(num_envs) < 0.15, rng.random(num_envs) < 0.15
-            rows = Transition(names, -names, np.float32(rng.normal(size=num_envs)), np.float32(~terminated), names + 0.5)
+            rows = Transition(
+                names, -names, np.float32(rng.normal(size=num_envs)), np.float32(~terminated), names + 0.5
+            )
             self.append((rows, terminated | truncated))
 
     def completed(self, t: int, e: int, n: int, gamma: float) -> tuple[float, float, float, float, float]:

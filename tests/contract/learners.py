@@ -33,10 +33,17 @@ class Learner(NamedTuple):
     traces: list[int]
 
 
-@functools.cache  # a compile is a second: all tests of one learner share it
 def learner(name: str, utd: Fraction = Fraction(1), env: EnvSpec = ENV, batch_size: int = B, **changed: Any) -> Learner:
+    """A learner with some fields changed."""
+    hashable = {key: tuple(value) if isinstance(value, list) else value for key, value in changed.items()}
+    return _learner(name, utd, env, batch_size, tuple(sorted(hashable.items())))
+
+
+@functools.cache  # a compile is a second: all tests of one learner share it
+def _learner(name: str, utd: Fraction, env: EnvSpec, batch_size: int, changed: tuple[tuple[str, Any], ...]) -> Learner:
     fields: dict[str, Any] = OmegaConf.to_container(OmegaConf.load(OPTIONS[name]))  # type: ignore[assignment]
-    fields |= ({"width": 8} if "width" in fields else {}) | changed
+    narrow: dict[str, Any] = {"width": 8, "hidden": [8, 8]}
+    fields |= {name: value for name, value in narrow.items() if name in fields} | dict(changed)
     algorithm, traces = component(fields, "algorithm").make(env, utd, batch_size), []
 
     def counting(state: TrainState, batch: Transition) -> Any:
