@@ -158,11 +158,11 @@ class Executor:
 
     def absorb(self, learner: Learner, rows: Transition, over: Array, now: Now) -> Learner:
         """Add the step's transitions [E, ...] to the replay on the device, then make the updates that are due."""
-        assert learner.storage is not None
         learner = self.observe(learner, rows.obs)
         if learner.window is not None:
             window, rows = n_step.push(learner.window, rows, over, self.returns.discount)
             learner = learner._replace(window=window)
+        assert learner.storage is not None
         storage = replay.add(learner.storage, now.at, rows)
 
         def draw(_: Array, state: TrainState) -> Transition:

@@ -68,7 +68,8 @@ class HostExecutor(Executor):
         """
         (experience, obs), (now, then) = own, clock
         if learner.storage is not None:
-            learner = self.absorb(learner, *experience, now)
+            rows, over = experience
+            learner = self.absorb(learner, rows, over, now)
         else:
             batches, acted_on = experience
             learner = self.observe(learner, acted_on)
