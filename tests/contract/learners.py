@@ -36,7 +36,8 @@ class Learner(NamedTuple):
 @functools.cache  # a compile is a second: all tests of one learner share it
 def learner(name: str, utd: Fraction = Fraction(1), env: EnvSpec = ENV, batch_size: int = B, **changed: Any) -> Learner:
     fields: dict[str, Any] = OmegaConf.to_container(OmegaConf.load(OPTIONS[name]))  # type: ignore[assignment]
-    fields |= ({"width": 8} if "width" in fields else {}) | changed
+    narrow = {"width": 8, "actor_width": 8, "actor_blocks": 0, "blocks": 1, "quantiles": 5}
+    fields |= {name: value for name, value in narrow.items() if name in fields} | changed
     algorithm, traces = component(fields, "algorithm").make(env, utd, batch_size), []
 
     def counting(state: TrainState, batch: Transition) -> Any:
