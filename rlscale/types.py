@@ -47,7 +47,7 @@ class TrainState(flax.struct.PyTreeNode):
 
 
 class Resets(NamedTuple):
-    """When a learner starts afresh: see `Executor.reset`. The default is never."""
+    """When a learner starts afresh (cycle.Executor.fresh). The default is never."""
 
     every_updates: int | None = None  # after every so many gradient steps
     at_env_steps: tuple[int, ...] = ()  # before these env steps

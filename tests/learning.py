@@ -135,7 +135,7 @@ def main(words: list[str]) -> int:
         subprocess.run([sys.executable, "-m", "rlscale.train", "-m", *overrides, f"seed={seeds}"], check=True)
     failed = 0
     print(f"\n{date.today()} · " + ", ".join(f"{k} {v}" for k, v in versions().items()))
-    print(f"{'check':<22} {'mean':>8} {'of seeds':<28} {'must be':<20} {'verdict':<8} basis")
+    print(f"{'check':<25} {'mean':>8} {'of seeds':<28} {'must be':<20} {'verdict':<8} basis")
     for check in checks:
         levels = measure(check)
         mean = sum(levels) / len(levels)
@@ -147,7 +147,7 @@ def main(words: list[str]) -> int:
         held = low <= mean <= high
         failed += not held
         each = ", ".join(f"{v:,.0f}" for v in levels)
-        print(f"{check.name:<22} {mean:>8,.0f} {each:<28} {bar:<20} {'held' if held else 'MISSED':<8} {check.source}")
+        print(f"{check.name:<25} {mean:>8,.0f} {each:<28} {bar:<20} {'held' if held else 'MISSED':<8} {check.source}")
     return failed
 
 

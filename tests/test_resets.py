@@ -31,8 +31,7 @@ STEPS, WARMUP = 60, 20
 
 @functools.cache
 def bro(executor: str) -> Algorithm:
-    size = {"actor_width": 8, "actor_blocks": 0, "blocks": 0, "quantiles": 5}
-    return learner("bro", env=TASKS[executor].spec(), **size).algorithm
+    return learner("bro", env=TASKS[executor].spec(), blocks=0).algorithm
 
 
 def job(executor: str, members: tuple[Member, ...] = MEMBERS, pack: str = "loop", resets: Resets | None = None) -> Run:
@@ -107,6 +106,7 @@ def test_a_reset_really_resets_and_only_the_learner(trained: Any) -> None:
         assert not all((x == y).all() for x, y in zip(*map(data, (first.params, new.state.params)), strict=True))
 
 
+@pytest.mark.slow
 def test_two_resets_and_two_members_give_different_networks(trained: Any) -> None:
     kernels = []
     for count in (1, 2):
@@ -122,8 +122,11 @@ def test_two_resets_and_two_members_give_different_networks(trained: Any) -> Non
 @pytest.mark.parametrize("executor", ["host", pytest.param("device", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("resets", "column"),
-    [(Resets(), None), (Resets(every_updates=30), [0, 1, 1]), (Resets(at_env_steps=(5, 41, 60)), [1, 0, 2])],
-    ids=["none", "grad_steps", "env_steps"],
+    [
+        pytest.param(Resets(), None, id="none", marks=pytest.mark.slow),
+        pytest.param(Resets(every_updates=30), [0, 1, 1], id="grad_steps"),
+        pytest.param(Resets(at_env_steps=(5, 41, 60)), [1, 0, 2], id="env_steps", marks=pytest.mark.slow),
+    ],
 )
 def test_resets_are_rows_of_the_curve(executor: str, resets: Resets, column: list[int] | None) -> None:
     """80 updates from step 20 on: the 30th is made at step 35, the 60th at step 50."""
@@ -132,6 +135,7 @@ def test_resets_are_rows_of_the_curve(executor: str, resets: Resets, column: lis
     assert [row["updates"] for row in rows] == [0, 40, 80]
 
 
+@pytest.mark.slow
 def test_a_members_reset_is_its_own() -> None:
     """Alone or in a pack, and the learner that trains on after a reset, gives the same rows."""
     resets = Resets(every_updates=30)

@@ -17,10 +17,21 @@ from rlscale.job import component
 from rlscale.td import quantile_huber
 from rlscale.typed import Mistake
 from rlscale.types import EnvSpec, Hyper, TrainState, Transition
-from tests.contract.learners import ENV, ETA, OPTIONS, B, Learner, batch, data, learner, same, start, train
+from tests.contract.learners import (
+    ENV,
+    ETA,
+    OPTIONS,
+    B,
+    Learner,
+    batch,
+    learner,
+    same,
+    start,
+    steps_and_slopes,
+    train,
+)
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
-SMALL = {"actor_width": 8, "quantiles": 5}
 
 
 def slow_quantile_huber(q: np.ndarray, y: np.ndarray) -> float:
@@ -75,7 +86,7 @@ def test_a_multiplier_starts_at_its_value(value: float) -> None:
 
 @pytest.fixture
 def bro() -> Learner:
-    return learner("bro", **SMALL)
+    return learner("bro")
 
 
 def f64(tree: Any) -> Any:
@@ -202,20 +213,10 @@ def test_bro_steps_go_down_the_losses_by_hand(bro: Learner) -> None:
         "optimist": (3e-4, lambda net: by_hand.optimist_loss(net, actor, critic)[0]),
     }
     for net, (rate, loss) in losses.items():
-        leaves, tree = jax.tree.flatten(by_hand.params[net])
-        moved = [b - a for a, b in zip(leaves, data(after.params[net]), strict=True)]
         checked = 0
-        for leaf, step in zip(leaves, moved, strict=True):
-            for entry in list(np.ndindex(leaf.shape))[:: max(1, leaf.size // 6)]:
-                ends = []
-                for h in (1e-5, -1e-5):
-                    leaf[entry] += h
-                    ends.append(loss(jax.tree.unflatten(tree, leaves)))
-                    leaf[entry] -= h
-                slope = (ends[0] - ends[1]) / 2e-5
-                if abs(slope) > 1e-3:  # below it a float32 gradient may have either sign
-                    checked += 1
-                    assert step[entry] == pytest.approx(-rate * (np.sign(slope) + 1e-4 * leaf[entry]), rel=1e-2)
+        for value, step, slope in steps_and_slopes(by_hand.params[net], after.params[net], loss):
+            checked += 1
+            assert step == pytest.approx(-rate * (np.sign(slope) + 1e-4 * value), rel=1e-2), net
         assert checked > 20, net
 
 
@@ -256,7 +257,7 @@ def test_the_optimist_explores_and_the_actor_is_evaluated(bro: Learner) -> None:
 
 def test_without_the_optimist_the_actor_explores() -> None:
     """BRO-minimal: the same critic and actor, no second actor, no duals."""
-    minimal = learner("bro", optimistic_actor=False, **SMALL)
+    minimal = learner("bro", optimistic_actor=False)
     state, obs, key = start(minimal), batch(3).obs, jax.random.key(1)
     assert set(state.params) == {"critic", "actor", "log_temperature"}
     mean, std = gaussian(f64(state.params["actor"]), np.float64(obs))
@@ -289,10 +290,12 @@ def test_the_ladder_of_sizes(size: tuple[int, int], everywhere: float, humanoid:
 
 @pytest.mark.parametrize("optimist", [True, False], ids=["bro", "minimal"])
 @pytest.mark.parametrize(("width", "blocks", "batch_size"), [(128, 1, 128), (512, 2, 256)], ids=["xs", "m"])
+@pytest.mark.slow
 def test_flops_are_xlas_at_the_published_sizes(width: int, blocks: int, batch_size: int, optimist: bool) -> None:
     """XLA counts the body of the quantile loss's loop once; the formula, as often as it is run."""
-    env, size = EnvSpec(17, 6, 1000), {"width": width, "blocks": blocks, "optimistic_actor": optimist}
-    it = learner("bro", env=env, batch_size=batch_size, **size)
+    env, fixed = EnvSpec(17, 6, 1000), {"actor_width": 256, "actor_blocks": 1, "quantiles": 100}
+    size = {"width": width, "blocks": blocks, "optimistic_actor": optimist}
+    it = learner("bro", env=env, batch_size=batch_size, **fixed, **size)
     state = jax.eval_shape(it.algorithm.init, jax.random.key(0), Hyper(jnp.float32(0)))
     rows = Transition(*(jax.ShapeDtypeStruct((batch_size, *s), jnp.float32) for s in ((17,), (6,), (), (), (17,))))
     counted = it.update.lower(state, rows).cost_analysis()["flops"]  # type: ignore[attr-defined]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,7 +42,8 @@ def learner(name: str, utd: Fraction = Fraction(1), env: EnvSpec = ENV, batch_si
 @functools.cache  # a compile is a second: all tests of one learner share it
 def _learner(name: str, utd: Fraction, env: EnvSpec, batch_size: int, changed: tuple[tuple[str, Any], ...]) -> Learner:
     fields: dict[str, Any] = OmegaConf.to_container(OmegaConf.load(OPTIONS[name]))  # type: ignore[assignment]
-    narrow: dict[str, Any] = {"width": 8, "hidden": [8, 8]}
+    narrow: dict[str, Any] = {"width": 8, "hidden": [8, 8], "actor_width": 8, "actor_blocks": 0, "blocks": 1}
+    narrow |= {"quantiles": 5}
     fields |= {name: value for name, value in narrow.items() if name in fields} | dict(changed)
     algorithm, traces = component(fields, "algorithm").make(env, utd, batch_size), []
 
@@ -86,3 +87,23 @@ def data(tree: Any) -> list[np.ndarray]:
 
 def same(a: Any, b: Any) -> bool:
     return all((x == y).all() for x, y in zip(data(a), data(b), strict=True))
+
+
+def steps_and_slopes(before: Any, after: Any, loss: Callable[[Any], float]) -> Iterator[tuple[float, float, float]]:
+    """For some entries of each parameter: its value, the step that was made, and the loss's slope there.
+
+    `before` is a float64 tree and changed in place for the finite differences; a slope so small that a float32 gradient
+    may have either sign is left out.
+    """
+    leaves, tree = jax.tree.flatten(before)
+    moved = [b - a for a, b in zip(leaves, data(after), strict=True)]
+    for leaf, step in zip(leaves, moved, strict=True):
+        for entry in list(np.ndindex(leaf.shape))[:: max(1, leaf.size // 6)]:
+            ends = []
+            for h in (1e-5, -1e-5):
+                leaf[entry] += h
+                ends.append(loss(jax.tree.unflatten(tree, leaves)))
+                leaf[entry] -= h
+            slope = (ends[0] - ends[1]) / 2e-5
+            if abs(slope) > 1e-3:
+                yield leaf[entry], step[entry], slope
