@@ -33,7 +33,8 @@ class HostExecutor(Executor):
         self.action: Any = None  # chosen by the last turn for the next step
         if job.replay == "host":
             self.storage = [replay.init(self.capacity, self.env, np) for _ in job.members]
-            self.windows = [n_step.init(self.returns.n, job.cadence.num_envs, self.env, np) for _ in job.members]
+            if self.returns.n > 1:
+                self.windows = [n_step.init(self.returns.n, job.cadence.num_envs, self.env, np) for _ in job.members]
             self.indices_all = self.over_members(self.indices)
             self.batches: Any = None  # [M, n, B, ...], of the last turn that had updates
 
@@ -80,7 +81,8 @@ class HostExecutor(Executor):
         """Add rows [M, E, ...] to the replay on the host and draw the batches [M, n, B, ...] of the updates due."""
         for m, storage in enumerate(self.storage):
             own = Transition(*(x[m] for x in rows))
-            self.windows[m], own = n_step.push(self.windows[m], own, over[m], self.returns.discount)
+            if self.returns.n > 1:
+                self.windows[m], own = n_step.push(self.windows[m], own, over[m], self.returns.discount)
             replay.add(storage, int(now.at), own)
         if now.updates or self.batches is None:
             index = self.by_member(self.indices_all(self.carries, shared=now))

@@ -7,10 +7,11 @@ their ratios are about right; each works with the others' weights of the last ha
 σ critic updates for each transition, one policy update for every `updates_per_policy_update` of them, all exact, and
 `lag: 1` has the hand-over once for each vector step, as published, where `lag: 0` always uses the newest weights.
 
-Other departures: the policy learns from the critic's batch and not from one of its own; and, unless asked for,
-time-outs do not end the value, observations are clamped for acting too, weights do not decay, and the distributional
-critics are trained towards the lower of the two targets by cross-entropy, not towards the element-wise minimum of the
-two probability vectors (which is no distribution) by a binary one.
+Other departures: the policy learns from the critic's batch and not from one of its own; actions are chosen by the
+statistics of the observations before this vector step's; the γ of the n-step return is the learner's; and, unless
+asked for, time-outs do not end the value, observations are clamped for acting too, weights do not decay, and the
+distributional critics are trained towards the lower of the two targets by cross-entropy, not towards the element-wise
+minimum of the two probability vectors (which is no distribution) by a binary one.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ from rlscale.types import Algorithm, Array, EnvSpec, Hyper, Metrics, NStep, Trai
 class Seen(NamedTuple):
     """What PQL keeps of the observations that it acted on, and the weights of the last hand-over."""
 
-    number: Array  # []
+    steps: Array  # [] float32, vector steps; stays at 2²⁴, where another one moves an average by less than its rounding
     mean: Array  # [O]
-    m2: Array  # [O], sum of squared deviations
+    variance: Array  # [O]
     handed: Any  # {critic, actor} parameters; empty without a lag
 
 
@@ -120,22 +121,23 @@ class PQL:
                 hyper=hyper,
                 key=key,
                 updates=jnp.int32(0),
-                seen=Seen(jnp.float32(0), jnp.zeros(env.obs_dim), jnp.zeros(env.obs_dim), handed),
+                seen=Seen(jnp.float32(0), jnp.zeros(env.obs_dim), jnp.ones(env.obs_dim), handed),
             )
 
         def observe(state: TrainState, obs: Array) -> TrainState:
-            """Running mean and variance of all observations acted on (Chan et al. 1983), and the hand-over."""
-            seen, n = state.seen, obs.shape[0]
-            total, delta = seen.number + n, obs.mean(0) - seen.mean
-            m2 = seen.m2 + ((obs - obs.mean(0)) ** 2).sum(0) + delta**2 * seen.number * n / total
+            """Mean and variance of all observations acted on, each step's weighing the same (Chan et al. 1983); and the
+            hand-over.
+            """
+            seen = state.seen
+            share, delta = 1 / (seen.steps + 1), obs.mean(0) - seen.mean
+            variance = seen.variance + share * (obs.var(0) - seen.variance + (1 - share) * delta**2)
             handed = state.params if self.lag else {}
-            return state.replace(seen=Seen(total, seen.mean + delta * n / total, m2, handed))
+            return state.replace(seen=Seen(seen.steps + 1, seen.mean + share * delta, variance, handed))
 
         def normal(seen: Seen, obs: Array, clamp: bool) -> Array:
             if not self.normalise_observations:
                 return obs
-            variance = jnp.where(seen.number > 0, seen.m2 / jnp.maximum(seen.number, 1.0), 1.0)
-            scaled = (obs - seen.mean) / jnp.sqrt(variance + 1e-4)
+            scaled = (obs - seen.mean) / jnp.sqrt(seen.variance + 1e-4)
             return jnp.clip(scaled, -self.observation_clip, self.observation_clip) if clamp else scaled
 
         def act(state: TrainState, obs: Array, key: Array, explore: bool) -> Array:
