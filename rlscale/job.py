@@ -178,12 +178,32 @@ def job_from(config: Mapping[str, Any], choices: Mapping[str, Any], overrides: S
         raise Mistake(f"seed={config['seed']}: a member is asked for twice; give each seed and learning rate once")
     asked_by = {"sweep": choices.get("sweep"), "hparams": choices.get("hparams"), "overrides": list(overrides)}
     job = Job(spec, members, algorithm, benchmark, compute, log, asked_by, convert(config["dry"], bool, "dry"))
+    check_lengths(job)
     if log.video and not budget.evaluations(job.cadence.total * benchmark.num_envs):
         raise Mistake(
             "log.video=true: the last evaluation is what is filmed, and this budget has none; set budget.eval_every "
             f"to at most {budget.env_steps}"
         )
     return job
+
+
+def check_lengths(job: Job) -> None:
+    """Raises Mistake where a run's warm-up is too short for its returns, or its counts too large for the device."""
+    budget, cadence = job.spec.budget, job.cadence
+    n = job.spec.algorithm.get("n_step", 1)
+    if cadence.warmup < n - 1:
+        raise Mistake(
+            f"budget.warmup_steps={budget.warmup_steps}: the first return over algorithm.n_step={n} steps would come "
+            f"after the first update; give {(n - 2) * cadence.num_envs + 1} or more"
+        )
+    # What a learner counts and where a transition lies are int32 there; env steps are Python's and have no bound.
+    if (updates := cadence.updates_after(cadence.total)) >= 2**31:
+        raise Mistake(f"budget.env_steps={budget.env_steps}: {updates:,} updates are more than 2^31, give fewer steps")
+    if (rows := cadence.capacity(budget.replay_capacity)) >= 2**31:
+        raise Mistake(
+            f"budget.replay_capacity={'null' if budget.replay_capacity is None else budget.replay_capacity}: {rows:,} "
+            "transitions are more than 2^31; give fewer"
+        )
 
 
 def component(values: Mapping[str, Any], where: str) -> Any:

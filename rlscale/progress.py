@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from rich.progress import BarColumn, Progress, TextColumn
 
@@ -21,6 +23,24 @@ def duration(seconds: float) -> str:
 def counted(number: int, noun: str) -> str:
     """1 job, 2 jobs."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def short(number: float) -> str:
+    """950, 21.2k, 4M: to three digits."""
+    for unit in ("", "k", "M"):
+        if number < 999.5:
+            return f"{number:.3g}{unit}"
+        number /= 1000
+    return f"{number:.3g}G"
+
+
+def throughput(before: Mapping[str, Any], row: Mapping[str, Any], members: int, batch_size: int) -> str:
+    """Of `members` trained together from one row of their curves to the next; empty if no time went by."""
+    seconds = row["wall_s"] - before["wall_s"]
+    if seconds <= 0:
+        return ""
+    steps, updates = (members * (row[name] - before[name]) / seconds for name in ("env_step", "updates"))
+    return f"{short(steps)} transitions/s, {short(updates)} updates/s, {short(updates * batch_size)} samples/s"
 
 
 class Meter:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import launchers
 from rlscale.door import door
 from rlscale.job import Job, job_from
-from rlscale.progress import Meter, counted, duration
+from rlscale.progress import Meter, counted, duration, throughput
 from rlscale.spec import Member, identity, plain, run_id
 from rlscale.store import ClaimLost, Recording, Store, write_atomically
 from rlscale.typed import Mistake
@@ -107,6 +107,7 @@ def train(job: Job, recordings: Mapping[Member, Recording]) -> None:
     replay = "device" if job.compute.replay == "auto" else job.compute.replay
     work = Run(learner, job.benchmark, list(recordings), cadence, job.spec.budget, job.spec.batch_size, pack, replay)
     films = [Film(job.benchmark.spec().episode_steps) for _ in recordings] if job.log.video else []
+    before: Mapping[str, Any] = {"env_step": 0, "updates": 0, "wall_s": 0.0}
     try:
         with Meter(job.label, job.log.progress, job.log.every_s) as meter, closing(run(work, films)) as logged:
             for rows in logged:
@@ -117,6 +118,8 @@ def train(job: Job, recordings: Mapping[Member, Recording]) -> None:
                 step = int(rows[0]["env_step"] or 0)
                 returns = [float(row["train_return"]) for row in rows if row["train_return"] is not None]
                 note = f"step {step:,}" + (f", return {sum(returns) / len(returns):.1f}" if returns else "")
+                pace = throughput(before, rows[0], len(rows), job.spec.batch_size)
+                before, note = rows[0], " · ".join(part for part in (note, pace) if part)
                 meter.update(
                     cadence.updates_after(step // cadence.num_envs) / cadence.updates_after(cadence.total), note
                 )

@@ -42,6 +42,7 @@ def policy(actor: Any, obs: np.ndarray) -> np.ndarray:
     return np.tanh(mlp(actor["params"]["EluMLP_0"], obs))
 
 
+@pytest.mark.slow
 def test_pql_losses_by_hand() -> None:
     """The critic against the target policy with clipped noise; the actor against the critic that was just updated."""
     it = learner("pql", updates_per_policy_update=1, reward_scale=0.5, **PLAIN)
@@ -59,6 +60,7 @@ def test_pql_losses_by_hand() -> None:
     np.testing.assert_allclose(metrics["actor_loss"], -np.minimum(*both).mean(), rtol=2e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("per_policy", [1, 2, Fraction(5, 2)], ids=str)
 def test_policy_updates_are_exactly_their_share(per_policy: Fraction) -> None:
     it = learner("pql", updates_per_policy_update=per_policy, **PLAIN)
@@ -70,6 +72,7 @@ def test_policy_updates_are_exactly_their_share(per_policy: Fraction) -> None:
     assert [sum(moved[:n]) for n in range(11)] == [n // Fraction(per_policy) for n in range(11)]
 
 
+@pytest.mark.slow
 def test_each_copy_explores_with_its_own_noise() -> None:
     it = learner("pql", noise_min=0.1, noise_max=0.4, **SMALL)
     state, copies = start(it), 4
@@ -81,6 +84,7 @@ def test_each_copy_explores_with_its_own_noise() -> None:
     np.testing.assert_array_equal(it.act(state, obs, key, True), it.act(state, obs, key, True))
 
 
+@pytest.mark.slow
 def test_observations_are_normalised_by_all_that_was_acted_on() -> None:
     it = learner("pql", **SMALL)
     state, rng = start(it), np.random.default_rng(0)
@@ -101,6 +105,7 @@ def test_observations_are_normalised_by_all_that_was_acted_on() -> None:
         np.testing.assert_allclose(action, policy(fresh, expected), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lag", [0, 1])
 def test_the_lag_is_one_hand_over(lag: int) -> None:
     """With it, critic and actor work with what the other had at the last vector step."""
@@ -140,6 +145,7 @@ def test_a_projected_distribution() -> None:
     np.testing.assert_allclose(out[1] @ support, p[1] @ atoms[1], atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("published", [False, True], ids=["sane", "published"])
 def test_distributional_critics_learn(published: bool) -> None:
     """Towards a reward that ends the episode: the heads' expected value comes near it."""

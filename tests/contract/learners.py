@@ -34,7 +34,7 @@ class Learner(NamedTuple):
 
 
 def learner(name: str, utd: Fraction = Fraction(1), env: EnvSpec = ENV, batch_size: int = B, **changed: Any) -> Learner:
-    """A learner with some fields changed."""
+    """A learner as its option has it, but narrow, and with some fields changed."""
     hashable = {key: tuple(value) if isinstance(value, list) else value for key, value in changed.items()}
     return _learner(name, utd, env, batch_size, tuple(sorted(hashable.items())))
 
