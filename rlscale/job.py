@@ -198,7 +198,7 @@ def check_lengths(job: Job) -> None:
         )
     # What a learner counts and where a transition lies are int32 there; env steps are Python's and have no bound.
     if (updates := cadence.updates_after(cadence.total)) >= 2**31:
-        raise Mistake(f"budget.env_steps={budget.env_steps}: {updates:,} updates are more than 2^31, give fewer steps")
+        raise Mistake(f"budget.env_steps={budget.env_steps}: {updates:,} updates are more than 2^31; give fewer")
     if (rows := cadence.capacity(budget.replay_capacity)) >= 2**31:
         raise Mistake(
             f"budget.replay_capacity={'null' if budget.replay_capacity is None else budget.replay_capacity}: {rows:,} "

@@ -144,7 +144,7 @@ def test_parameters_are_counted(it: Learner) -> None:
 @pytest.mark.parametrize("name", OPTIONS)
 def test_flops_are_xlas(name: str) -> None:
     """The formula in the algorithm's file against the compiler's own count, at the papers' size."""
-    # XLA counts what may be skipped as if it never were.
+    # XLA counts a branch as if it were always taken.
     published = {"width": 256, "hidden": [512, 256, 128], "updates_per_policy_update": 1}
     sizes = {field: value for field, value in published.items() if field in learner(name).fields}
     it = learner(name, env=EnvSpec(17, 6, 1000), batch_size=256, **sizes)
