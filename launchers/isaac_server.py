@@ -60,7 +60,7 @@ class Simulator:
             check_reset_in_step(self.env)
         envs, obs_dim, action_dim = order["num_envs"], width(self.env.observation_space), width(self.env.action_space)
         if self.env.num_envs != envs:
-            raise Refused("make", says="it made {} environments of {}".format(self.env.num_envs, envs))
+            raise Refused("make", says=f"it made {self.env.num_envs} environments of {envs}")
         layout = {
             "action": ("<f4", (envs, action_dim)),
             "obs": ("<f4", (envs, obs_dim)),
@@ -82,7 +82,7 @@ class Simulator:
         }
 
     def reset(self) -> None:
-        """Every environment begins an episode. The task's own `reset` does not: it returns what it holds, at first 0."""
+        """Every environment begins an episode; the task's own `reset` only returns what it holds, at first zeros."""
         self.env.reset_buf.fill_(1)
         self.take(self.env.step(self.env.zero_actions()))
 
@@ -198,7 +198,7 @@ def host(tensor: Any) -> Any:
 
 
 def one_line(error: BaseException) -> str:
-    return " ".join("{}: {}".format(type(error).__name__, error).split())
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def send(channel: socket.socket, message: dict[str, Any]) -> None:

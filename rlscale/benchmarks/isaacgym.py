@@ -1,9 +1,9 @@
 """Isaac Gym's tasks by the names of IsaacGymEnvs, simulated by another process with another Python.
 
-Isaac Gym ends at Python 3.8, so launchers/isaac_server.py owns the simulator and this file speaks to it: messages over a
-Unix socket, observations and actions through shared memory. Every wait has an end, a server that dies or hangs is one
-sentence, and a server whose other side is gone ends by itself. Which interpreter and which GPU are the machine's business
-and no part of a run's identity: they come from the environment (conf/benchmark/isaacgym.yaml lists the variables).
+Isaac Gym ends at Python 3.8, so launchers/isaac_server.py owns the simulator and this file speaks to it: messages over
+a Unix socket, observations and actions through shared memory. Every wait has an end, a server that dies or hangs is one
+sentence, and a server whose other side is gone ends by itself. Which interpreter and which GPU are the machine's
+business and no part of a run's identity: they come from the environment (conf/benchmark/isaacgym.yaml says how).
 """
 
 from __future__ import annotations
@@ -166,20 +166,18 @@ class _Server:
                     raise
             order = {"task": task, "num_envs": num_envs, "seed": seed, "device": where.device, "protocol": PROTOCOL}
             with self._ended_by_errors():
-                self.about = self.ask(
-                    "make", **order, reset_in_step=not spurious_transition, memory=f"{folder}/memory"
-                )
+                self.about = self.ask("make", **order, reset_in_step=not spurious_transition, memory=f"{folder}/memory")
                 if self.about["protocol"] != PROTOCOL:
                     raise self._mistake({"error": "protocol", "protocol": self.about["protocol"]})
                 with open(f"{folder}/memory", "r+b") as file:
                     memory = mmap.mmap(file.fileno(), 0)
-        self.arrays = {
+        self.arrays: dict[str, np.ndarray] = {
             name: np.ndarray(shape, dtype, memory, at) for name, (at, dtype, shape) in self.about["arrays"].items()
         }
 
     def _start(self, control: str) -> None:
         log, command = self._where.log, self._where.python
-        self._log: Any = tempfile.TemporaryFile() if log is None else open(log, "a+b")  # noqa: SIM115
+        self._log: Any = tempfile.TemporaryFile() if log is None else open(log, "a+b")
         try:
             # A session of its own, so that Ctrl-C reaches this side alone, which then ends the other in good order.
             self._process = subprocess.Popen(
@@ -273,7 +271,8 @@ class _Server:
     def _silent(self, what: str) -> SimulatorLost:
         return SimulatorLost(
             f"benchmark.task={self._task}: the simulator (process {self._process.pid}) did not answer within "
-            f"{self._where.timeout_s:g} s when told to {what}, and was ended; {TIMEOUT} gives it longer{self._last_words()}"
+            f"{self._where.timeout_s:g} s when told to {what}, and was ended; {TIMEOUT} gives it longer"
+            f"{self._last_words()}"
         )
 
     def _dead(self, what: str) -> SimulatorLost:
@@ -296,7 +295,7 @@ class _Server:
 
     def close(self) -> None:
         """End the process and give back the memory; once is enough."""
-        self.arrays: dict[str, np.ndarray] = {}
+        self.arrays = {}
         self._stop()
 
 

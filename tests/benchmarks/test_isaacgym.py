@@ -11,6 +11,7 @@ import importlib
 import json
 import os
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -45,8 +46,8 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     return monkeypatch
 
 
-def interpreter(machine: pytest.MonkeyPatch, *paths: str) -> None:
-    machine.setenv("RLSCALE_ISAAC_PYTHON", shlex.join(["env", f"PYTHONPATH={':'.join(paths)}", sys.executable]))
+def interpreter(machine: pytest.MonkeyPatch, *paths: str, program: str = sys.executable) -> None:
+    machine.setenv("RLSCALE_ISAAC_PYTHON", shlex.join(["env", f"PYTHONPATH={':'.join(paths)}", program]))
 
 
 def made(task: str = "Ant", *, terminal: bool = False, spurious: bool = False, seed: int = SEED) -> Any:
@@ -123,7 +124,30 @@ STEPS = [500, pytest.param(10_000, marks=pytest.mark.slow)]
 @pytest.mark.parametrize("steps", STEPS)
 def test_the_published_behaviour_equals_a_direct_run(steps: int, native: Callable[[str], Any]) -> None:
     """`spurious_transition` and `timeout_is_terminal`: what the package itself does, step by step, bit by bit."""
-    direct, ends, cut = native("BallBalance"), 0, 0
+    as_published(native("BallBalance"), steps)
+
+
+@pytest.mark.parametrize("other", ["python3.8", pytest.param("torch", marks=pytest.mark.slow)])
+def test_other_interpreters_serve_the_same(
+    other: str, machine: pytest.MonkeyPatch, native: Callable[[str], Any]
+) -> None:
+    """The server under the Python that Isaac Gym has, and with PyTorch in the place of its stand-in."""
+    direct = native("BallBalance")
+    if other == "torch":
+        interpreter(machine, str(STANDINS / "isaac"))
+        machine.setenv("RLSCALE_ISAAC_DEVICE", "cpu")
+        probe = [sys.executable, "-c", "import torch"]
+    else:
+        interpreter(machine, *WITH_STANDINS, program=other)
+        probe = [other, "-c", "import sys, numpy; assert sys.version_info[:2] == (3, 8)"]
+    if shutil.which(probe[0]) is None or subprocess.run(probe, capture_output=True, cwd="/").returncode:
+        pytest.skip(f"{' '.join(probe)} fails here")
+    machine.setenv("RLSCALE_ISAAC_TIMEOUT", "60")
+    as_published(direct, steps=500)
+
+
+def as_published(direct: Any, steps: int) -> None:
+    ends = cut = 0
     with closing(made("BallBalance", terminal=True, spurious=True)) as env:
         for action in scripts(steps):
             if action is None:
@@ -311,7 +335,9 @@ def test_a_server_that_stops_answering_is_a_sentence_within_its_time(machine: py
 
 def test_a_simulator_that_never_comes_up_is_a_sentence_within_its_time(machine: pytest.MonkeyPatch) -> None:
     machine.setenv("RLSCALE_ISAAC_TIMEOUT", "2")
-    with pytest.raises(SimulatorLost, match=r"^benchmark\.task=Quadcopter: .* did not answer within 2 s when told to ma"):
+    with pytest.raises(
+        SimulatorLost, match=r"^benchmark\.task=Quadcopter: .* did not answer within 2 s when told to ma"
+    ):
         made("Quadcopter")
     assert not named()
 
@@ -322,12 +348,16 @@ def test_an_interpreter_that_never_connects_is_a_sentence_within_its_time(machin
     with pytest.raises(SimulatorLost, match=r"did not answer within 0\.3 s when told to start, and was ended"):
         made()
     machine.setenv("RLSCALE_ISAAC_PYTHON", "sh -c 'echo no libpython3.8.so >&2; exit 127'")
-    with pytest.raises(SimulatorLost, match=r"ended with exit code 127 when told to start; .* last: no libpython3\.8\.so"):
+    with pytest.raises(
+        SimulatorLost, match=r"ended with exit code 127 when told to start; .* last: no libpython3\.8\.so"
+    ):
         made()
 
 
 def test_a_simulator_that_ends_its_process_is_a_sentence() -> None:
-    with pytest.raises(SimulatorLost, match=r"exit code 0 when told to make; it printed last: \*\*\* Failed to create sim"):
+    with pytest.raises(
+        SimulatorLost, match=r"exit code 0 when told to make; it printed last: \*\*\* Failed to create sim"
+    ):
         made("FactoryTaskGears")
 
 
@@ -338,8 +368,8 @@ def test_a_step_that_breaks_is_a_sentence() -> None:
             for _ in range(20):
                 env.step(np.zeros((E, 2), np.float32))
     assert sentence(error) == (
-        "benchmark.task=Ingenuity: the simulator failed in step; RuntimeError: CUDA error: an illegal memory access was "
-        "encountered"
+        "benchmark.task=Ingenuity: the simulator failed in step; "
+        "RuntimeError: CUDA error: an illegal memory access was encountered"
     )
 
 
@@ -379,7 +409,9 @@ def test_a_simulator_that_is_missing_is_a_sentence(machine: pytest.MonkeyPatch) 
     interpreter(machine)
     with pytest.raises(Mistake) as error:
         made()
-    assert "cannot import the simulator (ModuleNotFoundError: No module named 'isaacgym'); set RLSCALE" in sentence(error)
+    assert "cannot import the simulator (ModuleNotFoundError: No module named 'isaacgym'); set RLSCALE" in sentence(
+        error
+    )
     assert isinstance(error.value.__cause__, ImportError)  # by which tests tell what is not installed
 
 

@@ -1,11 +1,13 @@
 """As much of torch as the stand-in of isaacgymenvs and the server use, made of NumPy: it starts at once."""
 
+import os
+
 import numpy as np
 
 __version__ = "0.standin"
 float = np.float32
 long = np.int64
-_generator = np.random.default_rng()
+_seed = int.from_bytes(os.urandom(4), "big")
 
 
 class Tensor(np.ndarray):
@@ -36,12 +38,12 @@ class Tensor(np.ndarray):
 
 
 def manual_seed(seed):
-    global _generator
-    _generator = np.random.default_rng(seed)
+    global _seed
+    _seed = seed
 
 
-def rand(*shape):
-    return _generator.random(shape, np.float32).view(Tensor)
+def initial_seed():
+    return _seed
 
 
 def from_numpy(array):

@@ -41,7 +41,7 @@ class VecTask:
         self.velocity = torch.zeros((num_envs, 2), dtype=torch.float, device=self.device)
         self.target = torch.zeros((num_envs, 2), dtype=torch.float, device=self.device)
         self.extras, self.obs_dict = {}, {}
-        self.base = int(torch.rand(1)[0] * 2**24)  # all randomness comes from torch's one generator
+        self.seed = torch.initial_seed()  # all randomness comes from torch's
         self.episodes = [0] * num_envs
 
     def zero_actions(self):
@@ -54,7 +54,7 @@ class VecTask:
 
     def reset_idx(self, env_ids):
         for i in env_ids.cpu().numpy():
-            drawn = np.random.default_rng((self.base, int(i), self.episodes[i])).uniform(-1, 1, 4).astype(np.float32)
+            drawn = np.random.default_rng((self.seed, int(i), self.episodes[i])).uniform(-1, 1, 4).astype(np.float32)
             self.episodes[i] += 1
             self.position[i] = torch.from_numpy(drawn[:2])
             self.target[i] = torch.from_numpy(drawn[2:])
