@@ -14,8 +14,8 @@ A message is four bytes of length, most significant first, and so many bytes of 
     reset   {do} -> {}   every environment begins an episode: `obs`
     step    {do} -> {}   applies `action`: `final_obs`, `reward`, `ended`, `timed_out`, `obs`
 
-An answer with the key `error` says what went wrong, and is the last. The arrays live in the file `memory`, which this
-side creates and both map; `arrays` says where: {name: [offset in bytes, dtype, shape]}.
+An answer with the key `error` says what went wrong, and is the last. The arrays live in the file `memory` beside the
+socket, which this side creates and both map; `arrays` says where: {name: [offset in bytes, dtype, shape]}.
 """
 
 from __future__ import annotations
@@ -189,6 +189,7 @@ def versions() -> dict[str, Any]:
 
 
 def width(space: Any) -> int:
+    """The length of a flat space's vectors."""
     return int(space.shape[0])
 
 
@@ -198,10 +199,12 @@ def host(tensor: Any) -> Any:
 
 
 def one_line(error: BaseException) -> str:
+    """An error's kind and words, however many lines they have."""
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def send(channel: socket.socket, message: dict[str, Any]) -> None:
+    """Raises ConnectionError if the other side is gone."""
     body = json.dumps(message).encode()
     channel.sendall(len(body).to_bytes(4, "big") + body)
 
@@ -260,6 +263,10 @@ def main() -> None:
     channel.connect(control)
     with contextlib.suppress(ConnectionError):  # the other side is gone while we answer
         serve(channel)
+    folder = os.path.dirname(control)
+    for remove, path in ((os.unlink, control), (os.unlink, os.path.join(folder, "memory")), (os.rmdir, folder)):
+        with contextlib.suppress(OSError):  # the other side does this, unless it is killed while we start
+            remove(path)
     os._exit(0)  # the simulator's own end may take long or crash, and nothing of it is wanted
 
 

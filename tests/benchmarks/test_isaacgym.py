@@ -242,15 +242,17 @@ def test_forgetting_an_environment_ends_its_server() -> None:
 
 
 def test_the_server_ends_when_the_other_side_is_gone(tmp_path: Path) -> None:
-    """Also before anything was made: what it sees of a killed parent is a closed channel."""
-    for orders in ([], [make_order(tmp_path / "memory")]):
-        process, channel = dialled(tmp_path)
+    """What it sees of a killed parent is a closed channel, also before anything was made; names go with it."""
+    for made_before in (False, True):
+        folder = tmp_path / str(made_before)
+        folder.mkdir()
+        process, channel = dialled(folder)
         with process, channel:
-            for order in orders:
-                told(channel, order)
+            if made_before:
+                assert told(channel, make_order(folder / "memory"))["obs_dim"] == 6
             channel.close()
             assert process.wait(10) == 0
-        (tmp_path / "control").unlink()
+        assert not folder.exists()
 
 
 @pytest.mark.slow  # a Python with JAX comes up in the middle
