@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,10 @@ for _pool in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_pool, "1")
 os.environ.setdefault("MPLBACKEND", "agg")
 os.environ.setdefault("WANDB_MODE", "disabled")
+# Isaac Gym is on no index and needs its own Python: stand-ins play it, unless this names the interpreter that has it.
+_STANDINS = Path(__file__).resolve().parent / "standins"
+_PATH = f"PYTHONPATH={_STANDINS / 'isaac'}{os.pathsep}{_STANDINS / 'isaac_torch'}"
+os.environ.setdefault("RLSCALE_ISAAC_PYTHON", shlex.join(["env", _PATH, sys.executable]))
 # No test may find, or write into, the study of the person who runs it: those that need one take the fixture.
 os.environ.pop("RLSCALE_STUDY", None)
 
