@@ -312,3 +312,13 @@ def test_the_dmc_grid_is_table_3_with_the_released_runs_utd() -> None:
         "utd": "1,2,3,4,5,8",
         "hparams.batch_size": "32,64,128,256,512",
     }
+
+
+def test_the_isaacgym_grid_is_table_3() -> None:
+    config = OmegaConf.load(ROOT / "conf" / "sweep" / "isaacgym-grid.yaml")
+    assert list(config.seed) == list(range(5))
+    assert list(config.hparams.learning_rate) == [1e-4, 2e-4, 3e-4]
+    assert dict(config.hydra.sweeper.params) == {
+        "utd": ",".join(f"1/{2**k}" for k in range(10, 17)),
+        "hparams.batch_size": "512,1024,2048,4096,8192",
+    }

@@ -179,6 +179,10 @@ class FactoryTaskGears(VecTask):
         os._exit(0)
 
 
+class FrankaCubePush(VecTask):
+    """Not in the package but in a fork of it."""
+
+
 isaacgym_task_map = {
     task.__name__: task
     for task in (
@@ -187,6 +191,7 @@ isaacgym_task_map = {
         BallBalance,
         Cartpole,
         FactoryTaskGears,
+        FrankaCubePush,
         HumanoidAMP,
         Ingenuity,
         Quadcopter,
