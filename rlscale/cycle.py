@@ -10,6 +10,8 @@ member is the same alone and in any pack.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -69,6 +71,25 @@ class Learner(NamedTuple):
     metrics: Metrics  # of the latest update
 
 
+@functools.cache
+def compiler_options() -> dict[str, Any]:
+    """Options of XLA's CPU compiler, where it has them: older ones than the oldest jax that serves may not.
+
+    Its preset for fast programs, and an analysis that spares copies of weights which are read before they are changed.
+    """
+    wanted = {
+        "xla_cpu_opt_preset": "CPU_OPT_PRESET_FAST_RUNTIME",
+        "xla_cpu_copy_insertion_use_region_analysis": True,
+    }
+    known: dict[str, Any] = {}
+    if jax.default_backend() == "cpu":
+        for name, value in wanted.items():
+            with contextlib.suppress(jax.errors.JaxRuntimeError):
+                jax.jit(lambda: 0, compiler_options={name: value}).lower().compile()
+                known[name] = value
+    return known
+
+
 class Executor:
     """What both executors share: the members' carries and how one-member functions reach all of them."""
 
@@ -90,7 +111,7 @@ class Executor:
         With `donate` the carry's buffers are given up, so that the replay in it is changed in place.
         """
         mapped = jax.vmap(function, in_axes=(0, 0, None)) if self.job.pack == "vmap" else function
-        compiled = jax.jit(mapped, donate_argnums=0 if donate else ())
+        compiled = jax.jit(mapped, donate_argnums=0 if donate else (), compiler_options=compiler_options())
 
         def call(carries: list[Any], own: Any = None, shared: Any = None) -> list[Any]:
             return [

@@ -69,6 +69,49 @@ def tanh_gaussian(noise: Array, mean: Array, log_std: Array) -> tuple[Array, Arr
     return jnp.tanh(u), log_prob
 
 
+@jax.custom_vjp
+def layer_norm(x: Array, scale: Array, bias: Array) -> Array:
+    """(x − mean) / √(variance + 1e-6) · scale + bias over the last axis: [..., n], [n], [n] -> [..., n].
+
+    flax's LayerNorm with its sums, and its gradient's, as products with a vector of ones: XLA's CPU compiler adds up a
+    row one number after another, and is fast at matrix products.
+    """
+    return _layer_norm(x, scale, bias)[0]
+
+
+def _layer_norm(x: Array, scale: Array, bias: Array) -> tuple[Array, tuple[Array, Array, Array]]:
+    centred = x - _mean(x)
+    inverse = jax.lax.rsqrt(_mean(centred**2) + 1e-6)
+    normal = centred * inverse
+    return normal * scale + bias, (normal, inverse, scale)
+
+
+def _layer_norm_gradient(kept: tuple[Array, Array, Array], slope: Array) -> tuple[Array, Array, Array]:
+    normal, inverse, scale = kept
+    by_normal = slope * scale
+    by_x = inverse * (by_normal - _mean(by_normal) - normal * _mean(by_normal * normal))
+    batch = tuple(range(slope.ndim - 1))
+    return by_x, (slope * normal).sum(batch), slope.sum(batch)
+
+
+def _mean(x: Array) -> Array:  # [..., n] -> [..., 1]
+    ones = jnp.ones(x.shape[-1], x.dtype)
+    # The highest precision, or a GPU may round what it adds up to ten bits.
+    return jnp.dot(x, ones, precision=jax.lax.Precision.HIGHEST)[..., None] / x.shape[-1]
+
+
+layer_norm.defvjp(_layer_norm, _layer_norm_gradient)
+
+
+class LayerNorm(nn.Module):
+    """`layer_norm` with its parameters, named and initialised as flax's."""
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:  # [..., n] -> [..., n]
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
+        return layer_norm(x, scale, self.param("bias", nn.initializers.zeros, x.shape[-1:]))
+
+
 class BroNet(nn.Module):
     """A residual trunk: Dense, LayerNorm, ReLU, then `blocks` times x + LN(Dense(ReLU(LN(Dense(x))))).
 
@@ -81,7 +124,7 @@ class BroNet(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:  # [..., in] -> [..., width]
         def layer(x: Array) -> Array:
-            return nn.LayerNorm()(nn.Dense(self.width, kernel_init=nn.initializers.orthogonal(2**0.5))(x))
+            return LayerNorm()(nn.Dense(self.width, kernel_init=nn.initializers.orthogonal(2**0.5))(x))
 
         x = nn.relu(layer(x))
         for _ in range(self.blocks):

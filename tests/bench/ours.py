@@ -24,7 +24,7 @@ from rlscale.algorithms.sac import SAC
 from rlscale.benchmarks.control import Control
 from rlscale.benchmarks.gym import Gym
 from rlscale.cadence import schedule
-from rlscale.cycle import Run
+from rlscale.cycle import Run, compiler_options
 from rlscale.device_executor import DeviceExecutor
 from rlscale.host_executor import HostExecutor
 from rlscale.spec import Budget, Member
@@ -109,7 +109,11 @@ def looped(body: Callable[[Any, Any], Any], start: Any, fixed: Any = None, times
 
     With `times`, a unit is one call that does it that often.
     """
-    run = jax.jit(lambda n, carry, fixed: jax.lax.fori_loop(0, n, lambda _, c: body(c, fixed), carry), donate_argnums=1)
+    run = jax.jit(
+        lambda n, carry, fixed: jax.lax.fori_loop(0, n, lambda _, c: body(c, fixed), carry),
+        donate_argnums=1,
+        compiler_options=compiler_options(),  # as the executors compile it
+    )
     carry = start
 
     def work(units: int) -> None:

@@ -1,0 +1,50 @@
+"""The parts of networks that are written by hand, against the library's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlscale.networks import LayerNorm
+
+
+def both(x: Any, seed: int) -> tuple[Any, Any]:
+    """Value and slopes by x and by the parameters of a random function of the norm: ours, and flax's."""
+    rng = np.random.default_rng(seed)
+    weights = rng.normal(size=x.shape).astype(np.float32)
+    params = {"params": dict(zip(("scale", "bias"), rng.normal(size=(2, x.shape[-1])).astype(np.float32), strict=True))}
+
+    def of(module: Any) -> Any:
+        def loss(x: Any, params: Any) -> Any:
+            y = module.apply(params, x)
+            return jnp.sum(weights * jnp.sin(y)), y
+
+        return jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))(x, params)
+
+    return of(LayerNorm()), of(nn.LayerNorm(use_fast_variance=False))
+
+
+@pytest.mark.parametrize("shape", [(7,), (5, 64), (2, 3, 33)], ids=str)
+@pytest.mark.parametrize("offset", [0.0, 30.0])
+def test_layer_norm_and_its_gradient_are_flaxs(shape: tuple[int, ...], offset: float) -> None:
+    x = np.random.default_rng(0).normal(offset, 3.0, shape).astype(np.float32)
+    ours, theirs = both(x, seed=1)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5), ours, theirs)
+
+
+def test_layer_norm_of_a_constant_row_is_finite() -> None:
+    (slopes, y), _ = both(np.full((2, 16), 3.0, np.float32), seed=2)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((slopes, y)))
+
+
+def test_layer_norm_of_members_is_that_of_each() -> None:
+    x = np.random.default_rng(3).normal(size=(4, 6, 20)).astype(np.float32)
+    params = LayerNorm().init(jax.random.key(0), x[0])
+    assert jax.tree.structure(params) == jax.tree.structure(nn.LayerNorm().init(jax.random.key(0), x[0]))
+    together = jax.vmap(lambda x: LayerNorm().apply(params, x))(x)
+    np.testing.assert_allclose(together, np.stack([LayerNorm().apply(params, row) for row in x]), rtol=1e-6, atol=1e-6)
