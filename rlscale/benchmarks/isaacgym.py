@@ -51,13 +51,12 @@ class IsaacGym:
     one: a terminal row at the last observation would teach that it is worth nothing, and after a time-out it is not.
 
     A true end in the very step of the time limit cannot be told from a time-out in what the simulator returns, and
-    counts as one here. With `timeout_is_terminal` every end counts as true, as in PQL's published results.
+    counts as one here.
     """
 
     name: str
     task: str
     num_envs: int
-    timeout_is_terminal: bool
     spurious_transition: bool
 
     def __post_init__(self) -> None:
@@ -118,7 +117,6 @@ class _Environments:
 
     def __init__(self, suite: IsaacGym, seed: int, where: Machine) -> None:
         self._server = _Server(suite.task, suite.num_envs, seed, suite.spurious_transition, where)
-        self._timeout_is_terminal = suite.timeout_is_terminal
 
     @property
     def versions(self) -> dict[str, str | None]:
@@ -135,8 +133,7 @@ class _Environments:
         shared = self._server.arrays
         np.clip(action, -1.0, 1.0, out=shared["action"])
         self._server.ask("step")
-        ended, timed_out = shared["ended"], shared["timed_out"]
-        truncated = np.zeros_like(ended) if self._timeout_is_terminal else timed_out.copy()
+        ended, truncated = shared["ended"], shared["timed_out"].copy()
         final_obs = shared["final_obs"].copy()
         obs = shared["obs"].copy() if ended.any() else final_obs
         return Step(obs, shared["reward"].copy(), ended & ~truncated, truncated, final_obs)

@@ -50,8 +50,8 @@ def interpreter(machine: pytest.MonkeyPatch, *paths: str, program: str = sys.exe
     machine.setenv("RLSCALE_ISAAC_PYTHON", shlex.join(["env", f"PYTHONPATH={':'.join(paths)}", program]))
 
 
-def made(task: str = "Ant", *, terminal: bool = False, spurious: bool = False, seed: int = SEED) -> Any:
-    return IsaacGym("isaacgym", task, E, terminal, spurious).make(seed)
+def made(task: str = "Ant", *, spurious: bool = False, seed: int = SEED) -> Any:
+    return IsaacGym("isaacgym", task, E, spurious).make(seed)
 
 
 def gone(pid: int, within_s: float = 10.0) -> bool:
@@ -123,7 +123,7 @@ STEPS = [500, pytest.param(10_000, marks=pytest.mark.slow)]
 
 @pytest.mark.parametrize("steps", STEPS)
 def test_the_published_behaviour_equals_a_direct_run(steps: int, native: Callable[[str], Any]) -> None:
-    """`spurious_transition` and `timeout_is_terminal`: what the package itself does, step by step, bit by bit."""
+    """`spurious_transition`: what the package itself does, step by step, bit by bit."""
     as_published(native("BallBalance"), steps)
 
 
@@ -148,14 +148,14 @@ def test_other_interpreters_serve_the_same(
 
 def as_published(direct: Any, steps: int) -> None:
     ends = cut = 0
-    with closing(made("BallBalance", terminal=True, spurious=True)) as env:
+    with closing(made("BallBalance", spurious=True)) as env:
         for action in scripts(steps):
             if action is None:
                 np.testing.assert_array_equal(env.reset(), begin(direct))
                 continue
             obs, reward, ended, timed_out = step(direct, action)
             out = env.step(action)
-            for ours, theirs in zip(out, (obs, reward, ended, np.zeros_like(ended), obs), strict=True):
+            for ours, theirs in zip(out, (obs, reward, ended & ~timed_out, timed_out, obs), strict=True):
                 np.testing.assert_array_equal(ours, theirs)
             ends, cut = ends + ended.sum(), cut + timed_out.sum()
     assert cut > steps // 200 and ends - cut > steps // 200
@@ -199,19 +199,19 @@ def test_results_are_the_callers_own() -> None:
         np.testing.assert_array_equal(ours, copy)
 
 
-@pytest.mark.parametrize(("terminal", "spurious"), [(False, False), (True, False), (False, True)])
-def test_a_time_out_comes_at_the_limit_and_counts_as_it_is_told(terminal: bool, spurious: bool) -> None:
-    assert IsaacGym("isaacgym", "Ant", E, terminal, spurious).spec() == (6, 2, 40 if spurious else 39)
+@pytest.mark.parametrize("spurious", [False, True])
+def test_a_time_out_comes_at_the_limit(spurious: bool) -> None:
+    assert IsaacGym("isaacgym", "Ant", E, spurious).spec() == (6, 2, 40 if spurious else 39)
     ages = []
-    with closing(made(terminal=terminal, spurious=spurious)) as env:
+    with closing(made(spurious=spurious)) as env:
         env.reset()
         for now in range(1, 100):
             out = env.step(np.zeros((E, 2), np.float32))
-            wanted, other = (out.terminated, out.truncated) if terminal else (out.truncated, out.terminated)
-            assert not other.any() and wanted.all() == wanted.any()
+            cut = out.truncated
+            assert not out.terminated.any() and cut.all() == cut.any()
             # with the spurious transition an episode's end is where it goes on, and the next step leads into the next
-            assert (out.obs == out.final_obs).all() == (spurious or not wanted.any())
-            if wanted.all():
+            assert (out.obs == out.final_obs).all() == (spurious or not cut.any())
+            if cut.all():
                 ages.append(now)
     assert ages == ([39, 79] if spurious else [39, 78])
 
@@ -260,7 +260,7 @@ def test_a_killed_parent_leaves_nothing() -> None:
     code = """
         import os, signal
         from rlscale.benchmarks.isaacgym import IsaacGym
-        env = IsaacGym("isaacgym", "Ant", 3, False, False).make(0)
+        env = IsaacGym("isaacgym", "Ant", 3, False).make(0)
         print(env._server._process.pid, flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
     """
