@@ -1,4 +1,4 @@
-"""The `brax` suite: how episodes follow each other, on a small stand-in; and against Brax's own steps by hand (slow)."""
+"""The `brax` suite: how episodes follow each other, on a small stand-in; and against Brax's own steps (slow)."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Now:
 
 
 class Walk:
-    """A walk on a line that ends beyond +2 and diverges below -2, with a plain float as reward, as Brax's tasks have."""
+    """A walk on a line that ends beyond +2 and diverges below -2; its reward is a plain float, as Brax's may be."""
 
     def reset(self, key: Any) -> Now:
         x = jax.random.uniform(key, (1,), minval=-1.0, maxval=1.0)
@@ -209,10 +209,8 @@ def test_the_table_is_braxs_own() -> None:
 def test_nothing_is_said(root: Path, tmp_path: Path) -> None:
     """Not by Brax, JAXopt or MJX on their import, nor by MuJoCo, which would leave a file as well."""
     code = "from rlscale.benchmarks.brax import Brax; print(Brax('brax', 'halfcheetah', 'spring', 2, 1000).spec())"
-    done = subprocess.run(
-        [sys.executable, "-W", "always", "-c", code], cwd=tmp_path, env={"PYTHONPATH": str(root), "JAX_PLATFORMS": "cpu"},
-        capture_output=True, text=True,
-    )  # fmt: skip
+    command, env = [sys.executable, "-W", "always", "-c", code], {"PYTHONPATH": str(root), "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.stdout == "EnvSpec(obs_dim=17, action_dim=6, episode_steps=1000)\n"
     assert done.stderr == ""
     assert list(tmp_path.iterdir()) == []
