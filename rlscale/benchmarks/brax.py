@@ -3,9 +3,9 @@
 Between resets a step is Brax's own `env.step`. None of its wrappers is used: the automatic reset there puts a copy back
 into the first state of its first episode, and loses the observation that an episode ended with.
 
-A reset costs about as much as a physics substep (measured under random actions on a CPU: a fifth of a whole step of
-`hopper` with `spring`, a third of `inverted_pendulum`'s), and under vmap a branch takes both ways for every copy. So
-`_episodes` gives the batch a loop of its own, in which only those copies pay that have ended.
+A reset is dear, and under vmap a branch takes both its ways: on a CPU, resets of all copies add two fifths to a step of
+`hopper` or `inverted_pendulum` (`spring`, 64 copies). So `_episodes` gives the batch a loop of its own, in which only
+those copies are reset that have ended.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ TASKS = {
     "swimmer": ("generalized",),
     "walker2d": BACKENDS,
 }
-AT_ONCE = 8  # ended copies reset together: see `_episodes`
+ROUNDS = 16  # of resets, if all copies end in one step: see `_episodes`
 
 
 @dataclass(frozen=True)
@@ -104,22 +104,24 @@ def _episodes(env: Any, episode_steps: int) -> DeviceEnv:
 
     @restart.def_vmap
     def restart_some(copies: int, mapped: Any, *batch: Any) -> tuple[Any, Any]:
-        """`restart` of a batch: the ended copies a few at a time, and nothing where none has ended.
+        """`restart` of a batch: a sixteenth of the copies at a time, and nothing where none has ended.
 
-        One at a time each reset pays for its own thunks, many at a time for copies that have not ended; the number
-        changes no result, since a start depends on its copy's key and episode alone. Under pack=vmap the loop goes on
-        for as long as any member needs it.
+        Few at a time would be many turns of the loop (launches of kernels, on a GPU), many at a time resets of copies
+        that go on. The number changes no result: a start depends on its copy's key and episode alone, and where the
+        last slice overlaps the one before it makes the same starts again. Under pack=vmap the loop turns as often as
+        the neediest member wants.
         """
         over, key, episode, now = jax.tree.map(
             lambda x, own: x if own else jnp.broadcast_to(x, (copies, *jnp.shape(x))), batch, tuple(mapped)
         )
+        at_once = -(-copies // ROUNDS)
         ended = jnp.nonzero(over, size=copies, fill_value=copies)[0]  # their indices, then ones that lie outside
 
         def some(carry: tuple[Array, Any]) -> tuple[Array, Any]:
             done, now = carry
-            which = jax.lax.dynamic_slice_in_dim(ended, done, min(AT_ONCE, copies))
+            which = jax.lax.dynamic_slice_in_dim(ended, done, at_once)
             fresh = jax.vmap(start)(key.at[which].get(mode="clip"), episode.at[which].get(mode="clip"))
-            return done + AT_ONCE, jax.tree.map(lambda x, new: x.at[which].set(new, mode="drop"), now, fresh)
+            return done + at_once, jax.tree.map(lambda x, new: x.at[which].set(new, mode="drop"), now, fresh)
 
         count = over.sum()
         _, now = jax.lax.while_loop(lambda carry: carry[0] < count, some, (jnp.zeros_like(count), now))

@@ -99,7 +99,7 @@ def test_every_copy_goes_its_own_way(shape: tuple[int, ...]) -> None:
     keys, actions, out = walked(shape)
     over = out.terminated | out.truncated
     if shape == (20,):
-        assert over.sum(axis=-1).max() > brax.AT_ONCE and (over.sum(axis=-1) == 0).any()
+        assert over.sum(axis=-1).max() > 20 / brax.ROUNDS and (over.sum(axis=-1) == 0).any()
         assert out.terminated.any() and (out.reward == 0).any()
     for copy in np.ndindex(*shape):
         expected = by_hand(keys[copy], actions[(slice(None), *copy)])
