@@ -163,30 +163,27 @@ def test_a_step_is_braxs_own(task: str, backend: str, quick_compiles: None) -> N
 
         return jax.lax.scan(one, jax.vmap(functions.init)(keys)[0], actions)[1]
 
-    before, after, out = run(keys, actions)
-    flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (before.now, jnp.clip(actions, -1, 1)))
-    stepped = jax.jit(jax.vmap(env.step))(*flat)
-    begun = jax.jit(jax.vmap(env.reset))(
-        jax.vmap(jax.random.fold_in)(before.key.reshape(-1, 2), after.episode.reshape(-1))
-    )
+    before, after, out = jax.tree.map(lambda x: x.reshape(steps * copies, *x.shape[2:]), run(keys, actions))
+    stepped = jax.jit(jax.vmap(env.step))(before.now, jnp.clip(actions, -1, 1).reshape(steps * copies, -1))
+    begun = jax.jit(jax.vmap(env.reset))(jax.vmap(jax.random.fold_in)(before.key, after.episode))
 
-    over = np.asarray(out.terminated | out.truncated).reshape(-1)
+    over = np.asarray(out.terminated | out.truncated)
     assert over.sum() >= 2 * copies
     close = functools.partial(np.testing.assert_allclose, rtol=2e-5, atol=2e-5)
-    close(out.final_obs.reshape(stepped.obs.shape), stepped.obs)
-    close(out.reward.reshape(-1), jnp.broadcast_to(stepped.reward, len(over)))
-    np.testing.assert_array_equal(np.asarray(out.terminated).reshape(-1), np.asarray(stepped.done) > 0)
+    close(out.final_obs, stepped.obs)
+    close(out.reward, stepped.reward)
+    np.testing.assert_array_equal(out.terminated, np.asarray(stepped.done) > 0)
     for ours, theirs, fresh in zip(*map(jax.tree.leaves, (after.now, stepped, begun)), strict=True):
-        ours, theirs, fresh = (np.asarray(x).reshape(len(over), -1) for x in (ours, theirs, fresh))
         close(ours[~over], theirs[~over])
         close(ours[over], fresh[over])
+    starts = np.asarray(out.obs)[over]
+    assert len(np.unique(starts, axis=0)) == len(starts)
+    ends = (np.asarray(x).reshape(steps, copies) for x in (out.terminated, out.truncated))
     age = np.zeros(copies, int)
-    for terminated, truncated in zip(np.asarray(out.terminated), np.asarray(out.truncated), strict=True):
+    for terminated, truncated in zip(*ends, strict=True):
         age += 1
         np.testing.assert_array_equal(truncated, (age == limit) & ~terminated)
         age[terminated | truncated] = 0
-    starts = np.asarray(after.now.obs).reshape(len(over), -1)[over]
-    assert len(np.unique(starts, axis=0)) == len(starts)
 
 
 @pytest.mark.slow
