@@ -90,6 +90,8 @@ def _trainer(crowd: Crowd) -> Work:
     from brax.envs.wrappers.training import wrap
     from brax.training.agents.sac import train
 
+    # the one thing that Brax 0.14 needs and this JAX no longer has: a copy for each device, of which there is one
+    jax.device_put_replicated = lambda tree, devices: jax.tree.map(lambda x: jnp.stack([x] * len(devices)), tree)
     go, done = threading.Semaphore(0), threading.Semaphore(0)
     seen: dict[str, Any] = {}
 
