@@ -48,9 +48,10 @@ def _physics(crowd: Crowd) -> Work:
 
 
 def _wrapped(crowd: Crowd) -> Work:
+    env = _load(crowd.task, "spring")
     from brax.envs.wrappers.training import wrap
 
-    env = wrap(_load(crowd.task, "spring"), episode_length=1000, action_repeat=1)
+    env = wrap(env, episode_length=1000, action_repeat=1)
     return _stepped(crowd, lambda state, action: (env.step(state, action), None), jax.jit(env.reset)(_keys(crowd)))
 
 
