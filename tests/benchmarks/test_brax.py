@@ -194,7 +194,8 @@ def test_every_task_takes_every_backend(task: str) -> None:
         functions, (obs_dim, action_dim, _) = bench.functions(), bench.spec()
         state, _ = jax.eval_shape(functions.init, jax.random.PRNGKey(0))
         after, step = jax.eval_shape(functions.step, state, jnp.zeros(action_dim))
-        assert jax.tree.map(lambda x: (x.shape, x.dtype), state) == jax.tree.map(lambda x: (x.shape, x.dtype), after)
+        kinds = [[(x.shape, x.dtype) for x in jax.tree.leaves(each)] for each in (state, after)]
+        assert kinds[0] == kinds[1]
         assert step.obs.shape == step.final_obs.shape == (obs_dim,) and step.reward.shape == ()
 
 
