@@ -34,6 +34,18 @@ def test_the_quick_bench_of_bro_prints_its_share_of_peak(root: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_quick_bench_of_brax_prints_both_ratios(root: Path) -> None:
+    """Ours is driven as the loop drives it, Brax's own trainer makes the steps that it is asked for."""
+    command = [sys.executable, "-m", "tests.bench", "brax", "--quick"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=1200)
+    assert done.returncode == 0, done.stderr
+    (row,) = re.findall(r"^inverted_pendulum +64 \| .*$", done.stdout, re.MULTILINE)
+    ratios = [float(ratio) for ratio in re.findall(r" (\d+\.\d\d) \|", row)]
+    assert len(ratios) == 2 and all(0.05 < ratio < 20 for ratio in ratios)
+    assert len(re.findall(r"^(?:pass|FAIL)  .*(?:wrappers|trainer), per CPU-second", done.stdout, re.MULTILINE)) == 2
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("sbx") is None, reason="needs the bench extra: pip install -e '.[bench]'")
 def test_the_quick_bench_prints_both_executors_and_a_verdict_for_each_target(root: Path) -> None:
     command = [sys.executable, "-m", "tests.bench", "sac", "--quick"]

@@ -1,8 +1,9 @@
 """Speed of the loop on one core of a CPU, beside other programs in one run: `make bench`.
 
-    python -m tests.bench [sac] [bro] [--quick] [--strict] [--rounds N] [--seconds S]
+    python -m tests.bench [sac] [bro] [brax] [--quick] [--strict] [--rounds N] [--seconds S]
 
-`sac` is measured beside Stable-Baselines3-JAX's, `bro` at width 512 beside the machine's own matrix products.
+`sac` is measured beside Stable-Baselines3-JAX's, `bro` at width 512 beside the machine's own matrix products, and
+`brax`, the loop on Brax's tasks, beside Brax's own SAC trainer.
 
 Two workers, one for each library, are pinned to the same core and asked in turn for short rounds; every number is a
 median over rounds, and a ratio is the median of the ratios of neighbouring rounds. Compiling is timed apart (without
@@ -27,11 +28,23 @@ from typing import Any
 
 import psutil
 
-from tests.bench.report import Measured, OfPeak, peak_table, peak_verdict, table, verdicts
-from tests.bench.timing import Point, Round, serve
+from tests.bench.report import (
+    BesideBrax,
+    Measured,
+    OfPeak,
+    brax_table,
+    brax_verdicts,
+    peak_table,
+    peak_verdict,
+    table,
+    verdicts,
+)
+from tests.bench.timing import Crowd, Point, Round, serve
 
 POINTS = [Point(width, batch_size, utd) for width, batch_size in ((64, 64), (256, 256)) for utd in (1, 8)]
 BRO_POINTS = [Point(512, 128, utd) for utd in (2, 10)]
+CROWDS = [Crowd(task, num_envs) for task in ("inverted_pendulum", "hopper") for num_envs in (64, 256, 1024)]
+NAMES = ("sac", "bro", "brax")
 PACKS = (1, 8)
 PARTS = ("update", "update-call", "sample", "env-host", "env-device")
 
@@ -99,6 +112,17 @@ def measure_bro(point: Point, client: Client, rounds: int, seconds: float) -> Of
     return OfPeak(point, taken)
 
 
+def measure_brax(crowd: Crowd, ours: Client, theirs: Client, rounds: int, seconds: float) -> BesideBrax:
+    """Build a point in both workers, then time all works round by round."""
+    compiled = [worker.ask("open", crowd, seconds) for worker in (ours, theirs)]
+    works = [(name, worker) for worker, names in zip((ours, theirs), compiled, strict=True) for name in names]
+    taken: dict[str, list[Round]] = {name: [] for name, _ in works}
+    for number in range(rounds):
+        for name, worker in works if number % 2 == 0 else reversed(works):
+            taken[name].append(worker.ask("round", name))
+    return BesideBrax(crowd, compiled[0] | compiled[1], taken)
+
+
 def pin() -> str:
     """Keep this process, and the workers that it starts, on the idlest core; says which."""
     if not hasattr(os, "sched_setaffinity"):
@@ -124,11 +148,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--strict", action="store_true", help="exit with 1 if a target is missed")
     parser.add_argument("--rounds", type=int, help="rounds of each work (5; quick: 2)")
     parser.add_argument("--seconds", type=float, help="CPU-seconds of a round (0.5; quick: 0.1)")
-    parser.add_argument("what", nargs="*", metavar="WHAT", help="sac, bro; all if none is named")
+    parser.add_argument("what", nargs="*", metavar="WHAT", help=f"{', '.join(NAMES)}; all if none is named")
     chosen = parser.parse_args(arguments)
-    what = chosen.what or ["sac", "bro"]
-    if unknown := set(what) - {"sac", "bro"}:
-        parser.error(f"{unknown.pop()}: there is no such part; name sac or bro")
+    what = chosen.what or list(NAMES)
+    if unknown := set(what) - set(NAMES):
+        parser.error(f"{unknown.pop()}: there is no such part; name {' or '.join(NAMES)}")
     if "sac" in what and importlib.util.find_spec("sbx") is None:
         print("the bench extra is not installed: run make bench, or pip install -e '.[bench]'", file=sys.stderr)
         return 2
@@ -138,7 +162,7 @@ def main(arguments: list[str] | None = None) -> int:
     started = time.monotonic()
     os.environ.update(ENVIRONMENT)
     where = pin()
-    packages = ("rlscale", "jax", *(["sbx-rl", "gymnasium"] if "sac" in what else []))
+    packages = ("rlscale", "jax", *(["sbx-rl", "gymnasium"] if "sac" in what else []), *({"brax"} & set(what)))
     versions = ", ".join(f"{p} {metadata.version(p)}" for p in packages)
     print(f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, Python {platform.python_version()}, {versions}")
     print(f"{processor()}, {where}; {rounds} interleaved rounds of about {seconds} CPU-s, medians")
@@ -148,6 +172,8 @@ def main(arguments: list[str] | None = None) -> int:
     if "bro" in what:
         # a round of BRO holds some tens of updates, no fewer than the two of a quick one
         results += bench_bro(BRO_POINTS[:1] if chosen.quick else BRO_POINTS, rounds, 4 * seconds)
+    if "brax" in what:
+        results += bench_brax(CROWDS[:1] if chosen.quick else CROWDS, rounds, 2 * seconds)
     print()
     for met, line in results:
         print(f"{'pass' if met else 'FAIL'}  {line}")
@@ -197,6 +223,24 @@ def bench_bro(points: list[Point], rounds: int, seconds: float) -> list[tuple[bo
     print("\nBRO (two blocks, 100 quantiles, both actors; benchmark dmc, cheetah-run), per CPU-second")
     print(peak_table(found))
     return [peak_verdict(found)]
+
+
+def bench_brax(crowds: list[Crowd], rounds: int, seconds: float) -> list[tuple[bool, str]]:
+    """Measure and print the loop on Brax's tasks; returns its verdicts."""
+    found = []
+    for crowd in crowds:
+        say(f"bench: Brax, {crowd}")
+        with ExitStack() as stack:  # new workers for each: Brax's trainer cannot be stopped
+            workers = [Client("tests.bench.brax", who) for who in ("ours", "theirs")]
+            for worker in workers:
+                stack.callback(worker.close)
+            found.append(measure_brax(crowd, *workers, rounds, seconds))
+    print(
+        "\nBrax's tasks (spring), env steps per CPU-second; random actions, then SAC (two layers of 256, B = 256) with"
+    )
+    print("one update per vector step of N copies. Compile: CPU-seconds of the loop and of Brax's trainer.")
+    print(brax_table(found))
+    return brax_verdicts(found)
 
 
 def processor() -> str:

@@ -49,9 +49,14 @@ def makers(packs: tuple[int, ...]) -> Callable[[Point], Mapping[str, Maker]]:
 
 
 def _algorithm(point: Point) -> Algorithm:
+    return sac(GYM.spec(), point.width, Fraction(point.utd), point.batch_size)
+
+
+def sac(env: EnvSpec, width: int, utd: Fraction, batch_size: int) -> Algorithm:
+    """conf/algorithm/sac.yaml at that width."""
     fields: Any = OmegaConf.to_container(OmegaConf.load(CONF / "algorithm" / "sac.yaml"))
     del fields["_target_"]
-    return SAC(**fields | {"width": point.width}).make(GYM.spec(), Fraction(point.utd), point.batch_size)
+    return SAC(**fields | {"width": width}).make(env, utd, batch_size)
 
 
 def _executor(name: str, point: Point, pack: int) -> Maker:
@@ -62,14 +67,14 @@ def _executor(name: str, point: Point, pack: int) -> Maker:
         # The device executor makes `log_every` steps a call, and a round whole calls: what a call costs beside its
         # steps is shared by them. Up to the 1,000 of a real run, fewer where that would take longer than a round.
         call = min(1000, max(1, int(5e10 / (algorithm.flops_per_update * point.utd * pack))))
-        return _driven(DeviceExecutor(_job(algorithm, CONTROL, point, pack, call)), f"{name} at {point}", call)
+        return driven(DeviceExecutor(_job(algorithm, CONTROL, point, pack, call)), f"{name} at {point}", call)
 
     return make
 
 
 def host_loop(algorithm: Algorithm, benchmark: HostBenchmark, point: Point, pack: int) -> Work:
     """One vector step of the host executor for a pack of members, its σ updates included."""
-    return _driven(HostExecutor(_job(algorithm, benchmark, point, pack, 1)), f"{benchmark.task} at {point}", 1)
+    return driven(HostExecutor(_job(algorithm, benchmark, point, pack, 1)), f"{benchmark.task} at {point}", 1)
 
 
 def _job(algorithm: Algorithm, benchmark: Any, point: Point, pack: int, log_every: int) -> Run:
@@ -79,7 +84,8 @@ def _job(algorithm: Algorithm, benchmark: Any, point: Point, pack: int, log_ever
     return Run(algorithm, benchmark, members, cadence, budget, point.batch_size, "loop", "device")
 
 
-def _driven(executor: HostExecutor | DeviceExecutor, what: str, call: int) -> Work:
+def driven(executor: HostExecutor | DeviceExecutor, what: str, call: int, before: int = WARMUP + 1) -> Work:
+    """The executor's vector steps, `call` at a time, once the `before` with the first updates are made."""
     step = 0
 
     def work(units: int) -> None:
@@ -89,7 +95,7 @@ def _driven(executor: HostExecutor | DeviceExecutor, what: str, call: int) -> Wo
             step = executor.advance(step, stop)
         jax.block_until_ready(executor.carries)
 
-    work(WARMUP + 1)
+    work(before)
     *_, metrics = executor.read()
     if not all(np.isfinite(values).all() for values in metrics.values()) or not metrics["critic_loss"].all():
         raise RuntimeError(f"{what}: no update was made, or one that is not finite: {metrics}")

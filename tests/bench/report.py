@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from statistics import median
 
-from tests.bench.timing import Point, Round, Spent
+from tests.bench.timing import Crowd, Point, Round, Spent
 
-MAX_OVERHEAD, MIN_RATIO, MIN_DEVICE_STEPS, MIN_OF_PEAK = 0.10, 1.1, 5000.0, 0.6
+MAX_OVERHEAD, MIN_RATIO, MIN_DEVICE_STEPS, MIN_OF_PEAK, MIN_OF_BRAX = 0.10, 1.1, 5000.0, 0.6, 1.0
 
 
 class Measured:
@@ -163,3 +163,50 @@ def peak_verdict(found: list[OfPeak]) -> tuple[bool, str]:
     least, where = min((m.share("loop"), str(m.point)) for m in found)
     text = f"BRO's updates in the loop: at least {least:.0%} of the machine's matrix products ({where})"
     return least >= MIN_OF_PEAK, f"{text}; target ≥ {MIN_OF_PEAK:.0%}"
+
+
+class BesideBrax:
+    """The rounds of one task and number of copies, ours beside Brax's own."""
+
+    PAIRS = (("physics", "wrapped"), ("loop", "trainer"))
+
+    def __init__(self, crowd: Crowd, compiled: dict[str, Spent], rounds: dict[str, list[Round]]) -> None:
+        self.crowd, self.compiled, self.rounds = crowd, compiled, rounds
+
+    def rate(self, name: str) -> float:
+        """Median env steps per CPU-second."""
+        return self.crowd.num_envs * median(r.units / r.spent.cpu for r in self.rounds[name])
+
+    def ratio(self, ours: str, theirs: str) -> float:
+        """Median over rounds of our rate over theirs in the same round."""
+        pairs = zip(self.rounds[ours], self.rounds[theirs], strict=True)
+        return median((a.units / a.spent.cpu) / (b.units / b.spent.cpu) for a, b in pairs)
+
+
+def brax_table(found: list[BesideBrax]) -> str:
+    """Env steps per CPU-second, physics alone and with updates, and what compiling took."""
+    head = (
+        f"{'task':>17} {'N':>5} | {'physics':>8} {'wrapped':>8} {'ratio':>5} |"
+        f" {'loop':>8} {'trainer':>8} {'ratio':>5} | {'compile':>8} {'theirs':>8}"
+    )
+    lines = [head, "-" * len(head)]
+    for m in found:
+        line = f"{m.crowd.task:>17} {m.crowd.num_envs:>5} |"
+        for ours, theirs in m.PAIRS:
+            line += f" {m.rate(ours):>8,.0f} {m.rate(theirs):>8,.0f} {m.ratio(ours, theirs):>5.2f} |"
+        lines.append(f"{line} {m.compiled['loop'].cpu:>6.1f} s {m.compiled['trainer'].cpu:>6.1f} s")
+    return "\n".join(lines)
+
+
+def brax_verdicts(found: list[BesideBrax]) -> list[tuple[bool, str]]:
+    """Whether physics and loop are nowhere slower than Brax's own."""
+    lines = []
+    for (ours, theirs), what in zip(
+        BesideBrax.PAIRS,
+        ("Brax's physics with fresh resets against its wrappers", "SAC on Brax's tasks against its own trainer"),
+        strict=True,
+    ):
+        least, where = min((m.ratio(ours, theirs), str(m.crowd)) for m in found)
+        text = f"{what}, per CPU-second: at least {least:.2f}× ({where}); target ≥ {MIN_OF_BRAX}×"
+        lines.append((least >= MIN_OF_BRAX, text))
+    return lines

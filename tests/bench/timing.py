@@ -30,6 +30,16 @@ class Point(NamedTuple):
         return f"({self.width}, {self.batch_size}) σ={self.utd}"
 
 
+class Crowd(NamedTuple):
+    """One size of the comparison on Brax's tasks."""
+
+    task: str
+    num_envs: int
+
+    def __str__(self) -> str:
+        return f"{self.task} N={self.num_envs}"
+
+
 class Spent(NamedTuple):
     """Seconds by the wall clock and of the CPU (all threads of the process)."""
 
@@ -59,11 +69,11 @@ Maker = Callable[[], Work]  # builds it, compiles it and runs it until all is co
 class Worker:
     """What the process on the other end of `serve` holds: works by name, each with its number of units a round."""
 
-    def __init__(self, makers: Callable[[Point], Mapping[str, Maker]]) -> None:
+    def __init__(self, makers: Callable[[Any], Mapping[str, Maker]]) -> None:
         self.makers = makers
         self.works: dict[str, tuple[Work, int]] = {}
 
-    def open(self, point: Point, seconds: float) -> dict[str, Spent]:
+    def open(self, point: Point | Crowd, seconds: float) -> dict[str, Spent]:
         """Build the works of a point, with rounds of about `seconds`; returns what building and compiling took."""
         taken = {}
         self.works = {}

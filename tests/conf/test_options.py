@@ -103,7 +103,13 @@ def test_the_defaults_are_a_job() -> None:
 
 
 @pytest.mark.parametrize(
-    "option", [o for o in OPTIONS if o.split("/")[0] in ("algorithm", "benchmark", "budget", "compute", "log")]
+    "option",
+    [
+        # the import of Brax alone takes seconds
+        pytest.param(o, marks=[pytest.mark.slow] * (o == "benchmark/brax"))
+        for o in OPTIONS
+        if o.split("/")[0] in ("algorithm", "benchmark", "budget", "compute", "log")
+    ],
 )
 def test_every_option_is_a_job(option: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")  # which a compute option would set

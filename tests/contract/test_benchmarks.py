@@ -19,14 +19,17 @@ from rlscale.types import DeviceEnv, Step
 OPTIONS = sorted((Path(__file__).parents[2] / "conf" / "benchmark").glob("*.yaml"))
 # Tasks to hold to the contract besides each option's default.
 MORE = {
+    "brax": ["reacher"],
     "control": ["cartpole_swingup"],
     "gym": ["Pendulum-v1", "Hopper-v4"],
     "humanoid_bench": ["h1-pole-v0"],
     "toy": ["reach"],
 }
 CASES = [(path.stem, task) for path in OPTIONS for task in (None, *MORE.get(path.stem, []))]
+SLOW = {"brax"}  # suites whose simulator takes half a minute to compile
 NOTHING_RANDOM = {("toy", "reach")}
-ENDS_EARLY = {("gym", "Hopper-v4"), ("humanoid_bench", "h1-pole-v0"), ("toy", "reach")}  # under random actions
+# under random actions
+ENDS_EARLY = {("brax", "hopper"), ("gym", "Hopper-v4"), ("humanoid_bench", "h1-pole-v0"), ("toy", "reach")}
 E = 3  # copies
 
 
@@ -77,7 +80,10 @@ def driver(bench: Any, seed: int) -> Driver:
     return Driver(reset, step)
 
 
-@pytest.fixture(params=CASES, ids=lambda case: f"{case[0]}-{case[1] or 'default'}")
+@pytest.fixture(
+    params=[pytest.param(case, marks=pytest.mark.slow) if case[0] in SLOW else case for case in CASES],
+    ids=lambda case: f"{case[0]}-{case[1] or 'default'}",
+)
 def case(request: pytest.FixtureRequest) -> tuple[str, str | None]:
     """A suite and a task that can run here."""
     suite, task = request.param
@@ -155,7 +161,7 @@ def test_episodes(case: tuple[str, str | None]) -> None:
         age += 1
         assert (out.truncated[now] == ((age == limit) & ~out.terminated[now])).all(), f"copy ages {age}"
         age[ended[now]] = 0
-    if case in ENDS_EARLY:
+    if (bench.name, bench.task) in ENDS_EARLY:
         assert out.terminated.any()
     else:
         assert out.truncated.sum() == 2 * E
