@@ -42,7 +42,7 @@ class HostExecutor(Executor):
         action = self.by_member(self.act_all(self.carries, self.obs, now)) if self.action is None else self.action
         # A member that diverged goes on beside the others, and a simulator must not be fed NaN.
         results = [env.step(np.nan_to_num(a)) for env, a in zip(self.envs, action, strict=True)]
-        out = Step(*map(np.stack, zip(*results, strict=True)))  # [M, E, ...]
+        out: Step = jax.tree.map(lambda *x: np.stack(x), *results)  # [M, E, ...]
         rows = transition(self.obs, action, out)
         experience = rows if self.job.replay == "device" else self.gather(rows, now)
         turned = self.turn_all(self.carries, (experience, out.obs), (now, then))
@@ -97,7 +97,7 @@ class HostExecutor(Executor):
         ended, self.ended = self.ended, np.zeros_like(self.ended)
         return ended, *self.by_member([(learner.state.updates, learner.metrics) for learner in self.carries])
 
-    def evaluate(self, step: int) -> np.ndarray:
+    def evaluate(self, step: int) -> tuple[np.ndarray, np.ndarray | None]:
         """As DeviceExecutor.evaluate; the environments are made anew, so an evaluation leaves nothing behind.
 
         The run's last one is filmed if there are films: the first episode of each member.
@@ -110,20 +110,22 @@ class HostExecutor(Executor):
         envs = [make(int(np.random.SeedSequence((m.seed, step)).generate_state(1)[0])) for m in self.job.members]
         obs = np.stack([env.reset() for env in envs])
         total, alive = np.zeros(obs.shape[:2]), np.ones(obs.shape[:2], bool)
+        won = np.zeros(obs.shape[:2]) if getattr(copies, "succeeds", False) else None
         while alive.any():
             for m, film in enumerate(films):
                 if alive[m, 0]:
                     film.look(envs[m])
             action = self.by_member(self.greedy_all(self.carries, obs))
-            out = Step(
-                *map(np.stack, zip(*(e.step(np.nan_to_num(a)) for e, a in zip(envs, action, strict=True)), strict=True))
-            )
+            results = [env.step(np.nan_to_num(a)) for env, a in zip(envs, action, strict=True)]
+            out: Step = jax.tree.map(lambda *x: np.stack(x), *results)
             total += alive * out.reward
+            if won is not None:
+                won += alive * out.success
             alive &= ~(out.terminated | out.truncated)
             obs = out.obs
         for env in envs:
             env.close()
-        return total.mean(1)
+        return total.mean(1), None if won is None else won.mean(1)
 
     def close(self) -> None:
         for env in self.envs:

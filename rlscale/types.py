@@ -83,6 +83,7 @@ class Step(NamedTuple):
     terminated: Any  # [E] bool: the episode truly ended; wins over truncated
     truncated: Any  # [E] bool: the time limit cut it
     final_obs: Any  # [E, obs_dim] float32
+    success: Any = None  # [E] bool: this step did the task; only of a benchmark with `succeeds = True`
 
 
 class HostEnv(Protocol):
