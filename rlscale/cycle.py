@@ -72,6 +72,7 @@ class Executor:
 
     def __init__(self, job: Run):
         self.job, self.env = job, job.benchmark.spec()
+        self.succeeded = getattr(job.benchmark, "succeeded", None)  # of a JudgedBenchmark
         self.capacity = job.cadence.capacity(job.budget.replay_capacity)
         # A group is what one compiled call serves: a member (its index drops the member axis), or all of them.
         self.groups: list[Any] = [slice(None)] if job.pack == "vmap" else list(range(len(job.members)))

@@ -77,8 +77,8 @@ class DeviceExecutor(Executor):
         return values
 
     def evaluate(self, step: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """Mean return [M] of `eval_episodes` fresh episodes without exploration, and the share of them [M] that were
-        successful, or None of a benchmark that does not say.
+        """Mean return [M] of `eval_episodes` fresh episodes without exploration, and the share [M] of them that did
+        the task, if the benchmark can tell.
         """
         return self.by_member(
             self.episodes_all([learner for learner, _ in self.carries], shared=np.uint32(step % 2**32))
@@ -92,11 +92,10 @@ class DeviceExecutor(Executor):
             env, obs, total, alive, won = carry
             action = self.job.algorithm.act(learner.state, obs, learner.keys.evaluate, False)
             env, step = jax.vmap(self.functions.step)(env, action)
-            if won is not None:
-                won += alive * step.success
+            if self.succeeded:
+                won = jnp.maximum(won, alive * self.succeeded(step.final_obs))
             return env, step.obs, total + alive * step.reward, alive * ~(step.terminated | step.truncated), won
 
-        won = jnp.zeros(len(obs)) if getattr(self.job.benchmark, "succeeds", False) else None
-        start = (env, obs, jnp.zeros(len(obs)), jnp.ones(len(obs)), won)
+        start = (env, obs, jnp.zeros(len(obs)), jnp.ones(len(obs)), jnp.zeros(len(obs)) if self.succeeded else None)
         _, _, total, _, won = jax.lax.fori_loop(0, self.env.episode_steps, one, start)
-        return total.mean(), None if won is None else won.mean()
+        return total.mean(), won if won is None else won.mean()

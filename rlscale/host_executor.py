@@ -42,7 +42,7 @@ class HostExecutor(Executor):
         action = self.by_member(self.act_all(self.carries, self.obs, now)) if self.action is None else self.action
         # A member that diverged goes on beside the others, and a simulator must not be fed NaN.
         results = [env.step(np.nan_to_num(a)) for env, a in zip(self.envs, action, strict=True)]
-        out: Step = jax.tree.map(lambda *x: np.stack(x), *results)  # [M, E, ...]
+        out = Step(*map(np.stack, zip(*results, strict=True)))  # [M, E, ...]
         rows = transition(self.obs, action, out)
         experience = rows if self.job.replay == "device" else self.gather(rows, now)
         turned = self.turn_all(self.carries, (experience, out.obs), (now, then))
@@ -109,23 +109,23 @@ class HostExecutor(Executor):
         make = copies.filmed if films else copies.make
         envs = [make(int(np.random.SeedSequence((m.seed, step)).generate_state(1)[0])) for m in self.job.members]
         obs = np.stack([env.reset() for env in envs])
-        total, alive = np.zeros(obs.shape[:2]), np.ones(obs.shape[:2], bool)
-        won = np.zeros(obs.shape[:2]) if getattr(copies, "succeeds", False) else None
+        total, alive, won = np.zeros(obs.shape[:2]), np.ones(obs.shape[:2], bool), np.zeros(obs.shape[:2], bool)
         while alive.any():
             for m, film in enumerate(films):
                 if alive[m, 0]:
                     film.look(envs[m])
             action = self.by_member(self.greedy_all(self.carries, obs))
-            results = [env.step(np.nan_to_num(a)) for env, a in zip(envs, action, strict=True)]
-            out: Step = jax.tree.map(lambda *x: np.stack(x), *results)
+            out = Step(
+                *map(np.stack, zip(*(e.step(np.nan_to_num(a)) for e, a in zip(envs, action, strict=True)), strict=True))
+            )
             total += alive * out.reward
-            if won is not None:
-                won += alive * out.success
+            if self.succeeded:
+                won |= alive & self.succeeded(out.final_obs)
             alive &= ~(out.terminated | out.truncated)
             obs = out.obs
         for env in envs:
             env.close()
-        return total.mean(1), None if won is None else won.mean(1)
+        return total.mean(1), won.mean(1) if self.succeeded else None
 
     def close(self) -> None:
         for env in self.envs:

@@ -157,7 +157,8 @@ def job_from(config: Mapping[str, Any], choices: Mapping[str, Any], overrides: S
     benchmark = component(config["benchmark"], "benchmark")
     log = typed(Log, config["log"], "log")
     if log.video and not hasattr(benchmark, "filmed"):
-        raise Mistake(f"log.video=true: benchmark={benchmark.name} has no pictures; gym, dmc, humanoid_bench and franka (engine=c) have")
+        having = "gym, dmc, humanoid_bench and franka (engine=c)"
+        raise Mistake(f"log.video=true: benchmark={benchmark.name} has no pictures; {having} have")
     log.prepare()
     hparams = component(config["hparams"], "hparams")
     budget = typed(Budget, config["budget"], "budget")

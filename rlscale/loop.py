@@ -29,7 +29,6 @@ def run(job: Run, films: Sequence[Film] = ()) -> Generator[list[Row], None, None
     num_envs, total = job.cadence.num_envs, job.cadence.total
     log_every = job.budget.log_every
     resets = job.cadence.resets(*job.algorithm.resets)
-    succeeds = getattr(job.benchmark, "succeeds", False)
     started, step, reset = time.monotonic(), 0, 0
     try:
         while step < total:
@@ -56,7 +55,7 @@ def run(job: Run, films: Sequence[Film] = ()) -> Generator[list[Row], None, None
                     "eval_return": None if returns is None else float(returns[m]),
                     "eval_episodes": job.budget.eval_episodes if due else 0,
                 }
-                | ({"eval_success": None if successes is None else float(successes[m])} if succeeds else {})
+                | ({"eval_success": None if successes is None else float(successes[m])} if executor.succeeded else {})
                 | ({"reset": reset - reset_before} if any(job.algorithm.resets) else {})
                 | {name: float(values[m]) if updates[m] else None for name, values in metrics.items()}
                 for m in range(len(job.members))

@@ -83,7 +83,6 @@ class Step(NamedTuple):
     terminated: Any  # [E] bool: the episode truly ended; wins over truncated
     truncated: Any  # [E] bool: the time limit cut it
     final_obs: Any  # [E, obs_dim] float32
-    success: Any = None  # [E] bool: this step did the task; only of a benchmark with `succeeds = True`
 
 
 class HostEnv(Protocol):
@@ -142,6 +141,13 @@ class FilmedBenchmark(HostBenchmark, Protocol):
 
     def filmed(self, seed: int) -> FilmedEnv:
         """As `make`, bit for bit."""
+
+
+class JudgedBenchmark(Benchmark, Protocol):
+    """A suite of either kind that can tell success: evaluations then have the column `eval_success`."""
+
+    def succeeded(self, final_obs: Any) -> Any:
+        """Whether a step that led to `final_obs` [..., obs_dim] (NumPy's or JAX's) did the task, bool [...]."""
 
 
 @runtime_checkable

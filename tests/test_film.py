@@ -220,7 +220,7 @@ def composed(study: Path, *overrides: str) -> Job:
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
-        (["benchmark=toy"], r"benchmark=toy has no pictures; gym, dmc and humanoid_bench have"),
+        (["benchmark=toy"], r"benchmark=toy has no pictures; gym, dmc, humanoid_bench and franka \(engine=c\) have"),
         (["benchmark=control"], r"benchmark=control has no pictures; gym"),
         (["budget.eval_every=null"], r"this budget has none; set budget\.eval_every to at most 1000000"),
         (["budget=smoke", "budget.eval_every=500"], r"this budget has none; set budget\.eval_every to at most 400"),

@@ -18,7 +18,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,12 +33,14 @@ SUBSTEPS = 2  # physics steps of 1/120 s in a control step
 SPREAD = 0.25  # m, cube and goal start within ± this in x and in y
 SIZE = 0.05  # m, edge of the cube
 APART = 0.075  # m, cube and goal are at least so far apart at the start: more than the cube's diagonal
+LENGTH = 10.0  # observed lengths are in decimetres, so that all numbers are of the order of 1
 REACHED = 0.005  # m between cube and goal is success
 LIFTED = SIZE + 0.04  # m, a cube whose centre is so high was lifted, not pushed
 HOME = (0.0, 0.032, 0.0, -2.565, 0.0, 2.597, np.pi / 4)  # rad: hand pointing down, 0.15 m above the table's middle
 NOISE = 0.05  # rad, joints start within ± this of HOME
 OPEN = 0.04  # m, each finger's way
 UNIFORMS = 12  # random numbers that a start takes
+COPIES_PER_THREAD = 16  # at least, with `threads: null`: below it waking a thread costs more than it saves
 CUBE, ARM, FINGERS = slice(0, 7), slice(7, 14), slice(14, 16)  # in qpos [16]; a cube is position and quaternion
 
 
@@ -67,19 +69,23 @@ def control(action: Any, xp: ModuleType) -> Any:
 
 
 def observe(qpos: Any, goal: Any, xp: ModuleType) -> Any:
-    """[..., 19]: the cube's quaternion and position, from cube to goal, the hand's position and quaternion, fingers."""
-    cube = qpos[..., CUBE]
+    """[..., 19]: the cube's quaternion and position, from cube to goal, the grip's position and quaternion, both
+    fingers' openings; lengths in decimetres.
+    """
+    cube, (hand, turned) = qpos[..., CUBE], grip(qpos[..., ARM], xp)
     ahead = xp.concatenate([goal - cube[..., :2], SIZE / 2 - cube[..., 2:3]], axis=-1)
-    return xp.concatenate([cube[..., 3:], cube[..., :3], ahead, *grip(qpos[..., ARM], xp), qpos[..., FINGERS]], axis=-1)
+    lengths = [LENGTH * x for x in (cube[..., :3], ahead, hand, qpos[..., FINGERS])]
+    return xp.concatenate([cube[..., 3:], *lengths[:3], turned, lengths[3]], axis=-1)
 
 
-def judge(qpos: Any, goal: Any, age: Any, xp: ModuleType) -> tuple[Any, Any, Any, Any]:
+def judge(qpos: Any, goal: Any, age: Any, approach: float, xp: ModuleType) -> tuple[Any, Any, Any, Any]:
     """Reward, success, lifted and timed out, [...] each, of what the step number `age` of an episode led to."""
     aligned = 1 - xp.tanh(10 * distance(qpos[..., :2], goal, xp))
     success = distance(qpos[..., :2], goal, xp) < REACHED
     lifted = qpos[..., 2] > LIFTED
     late = age >= SPEC.episode_steps
-    reward = xp.where(lifted | late, -5 * (1 - aligned), 2 * aligned)
+    near = 1 - xp.tanh(5 * distance(grip(qpos[..., ARM], xp)[0], qpos[..., :3], xp))
+    reward = xp.where(lifted | late, -5 * (1 - aligned), 2 * aligned + approach * near)
     return xp.where(success, 4.0 * (SPEC.episode_steps - age), reward), success, lifted, late
 
 
@@ -155,14 +161,15 @@ class Franka:
     num_envs: int
     engine: Literal["c", "mjx"]
     threads: int | None
-
-    succeeds: ClassVar[bool] = True
+    approach: float
 
     def __post_init__(self) -> None:
         if self.num_envs < 1:
             raise ValueError(f"num_envs={self.num_envs}: give a whole number of copies, 1 or more")
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"threads={self.threads}: give a whole number, 1 or more, or null for every core")
+        if self.approach < 0:
+            raise ValueError(f"approach={self.approach}: give 0 or more")
 
     def chosen(self) -> Franka:
         """The suite by its engine: what it can do decides the executor (see loop.py)."""
@@ -173,6 +180,10 @@ class Franka:
         if self.task not in TASKS:
             raise Mistake(f"benchmark.task={self.task}: franka has no such task; {nearest(self.task, TASKS)}")
         return SPEC
+
+    def succeeded(self, final_obs: Any) -> Any:
+        """Whether the cube has reached the goal, bool [...], from an observation [..., 19]."""
+        return (final_obs[..., 7:9] ** 2).sum(-1) < (LENGTH * REACHED) ** 2
 
 
 class FrankaC(Franka):
@@ -185,18 +196,20 @@ class FrankaC(Franka):
     def filmed(self, seed: int) -> FilmedEnv:
         """As `make`, bit for bit: every copy can be drawn where MUJOCO_GL asked for a screen."""
         self.spec()
-        return _Copies(self.num_envs, seed, self.threads or len(os.sched_getaffinity(0)))
+        threads = self.threads or min(len(os.sched_getaffinity(0)), self.num_envs // COPIES_PER_THREAD)
+        return _Copies(self.num_envs, seed, threads, self.approach)
 
 
 class _Copies:
     """Copies of the task as arrays: one call of the engine steps them all, on all threads."""
 
-    def __init__(self, num_envs: int, seed: int, threads: int) -> None:
+    def __init__(self, num_envs: int, seed: int, threads: int, approach: float) -> None:
         import mujoco
         from mujoco.rollout import Rollout
 
         self._model = _model()
-        threads = min(threads, num_envs)
+        self._approach = approach
+        threads = max(1, min(threads, num_envs))
         self._data = [mujoco.MjData(self._model) for _ in range(threads)]
         self._pool = Rollout(nthread=threads if threads > 1 else 0)  # 0: in this thread
         self._generators = [np.random.default_rng((seed, i)) for i in range(num_envs)]
@@ -217,14 +230,14 @@ class _Copies:
         states, _ = self._pool.rollout(self._model, self._data, self._state, controls)
         self._state[:] = states[:, -1]
         self._age += 1
-        reward, success, lifted, late = judge(self._qpos, self._goal, self._age, np)
+        reward, success, lifted, late = judge(self._qpos, self._goal, self._age, self._approach, np)
         final_obs = obs = self._observe()
         over = np.flatnonzero(success | lifted | late)
         if len(over):
             self._start(over)
             obs = self._observe()
         ended = success | lifted
-        return Step(obs, reward.astype(np.float32), ended, late & ~ended, final_obs, success)
+        return Step(obs, reward.astype(np.float32), ended, late & ~ended, final_obs)
 
     def frame(self) -> np.ndarray:
         """A picture of copy 0 as it is now, uint8 [H, W, 3]."""
@@ -291,12 +304,12 @@ class FrankaMJX(Franka):
             data = still.replace(qpos=world.qpos, qvel=world.qvel, ctrl=control(action, jnp))
             data = jax.lax.fori_loop(0, SUBSTEPS, lambda _, d: mjx.step(model, d), data)
             world = world._replace(qpos=data.qpos, qvel=data.qvel, age=world.age + 1)
-            reward, success, lifted, late = judge(world.qpos, world.goal, world.age, jnp)
+            reward, success, lifted, late = judge(world.qpos, world.goal, world.age, self.approach, jnp)
             final_obs = observe(world.qpos, world.goal, jnp)
             ended = success | lifted
             # a branch only for one copy: vmap makes it a select, which costs a draw and the arm's geometry
             world = jax.lax.cond(ended | late, lambda: begin(world.key, world.episode + 1), lambda: world)
             obs = observe(world.qpos, world.goal, jnp)
-            return world, Step(obs, reward, ended, late & ~ended, final_obs, success)
+            return world, Step(obs, reward, ended, late & ~ended, final_obs)
 
         return DeviceEnv(init, step)
