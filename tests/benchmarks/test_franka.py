@@ -20,6 +20,7 @@ from rlscale.job import component
 from rlscale.types import DeviceBenchmark, Step
 
 mujoco = pytest.importorskip("mujoco")
+pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 OPTION = Path(__file__).parents[2] / "conf" / "benchmark" / "franka.yaml"
 needs_mjx = pytest.mark.skipif(
@@ -156,17 +157,19 @@ def placed(distance: float = 0.1, height: float = 0.025) -> tuple[np.ndarray, np
 def test_the_reward_is_the_published_one(
     distance: float, height: float, age: int, reward: float, ends: tuple[bool, bool, bool]
 ) -> None:
-    told, *how = judge(*placed(distance, height), age, 0.0, np)
+    obs = observe(*placed(distance, height), np)
+    told, *how = judge(obs, age, 0.0, np)
     np.testing.assert_allclose(told, reward)
     assert tuple(how) == ends
-    assert suite().succeeded(observe(*placed(distance, height), np).astype(np.float32)) == ends[0]
+    assert suite().succeeded(obs) == ends[0]
 
 
-def test_the_approach_is_rewarded_besides() -> None:
+def test_the_way_there_is_rewarded_besides() -> None:
     qpos, goal = placed()
     gap = np.linalg.norm(grip(qpos[franka.ARM], np)[0] - qpos[:3])
-    more = judge(qpos, goal, 1, 0.5, np)[0] - judge(qpos, goal, 1, 0.0, np)[0]
-    np.testing.assert_allclose(more, 0.5 * (1 - np.tanh(5 * gap)))
+    obs = observe(qpos, goal, np)
+    more = judge(obs, 1, 0.5, np)[0] - judge(obs, 1, 0.0, np)[0]
+    np.testing.assert_allclose(more, 0.5 * (1 - np.tanh(5 * gap) + 2 * (1 - np.tanh(0.3))))
 
 
 def test_numpy_and_jax_say_the_same() -> None:
@@ -176,7 +179,8 @@ def test_numpy_and_jax_say_the_same() -> None:
 
     def everything(u: Any, action: Any, age: Any, xp: Any) -> tuple[Any, ...]:
         qpos, goal = start(u, xp)
-        return qpos, goal, control(action, xp), observe(qpos, goal, xp), *judge(qpos, goal, age, 0.5, xp)
+        obs = observe(qpos, goal, xp)
+        return qpos, goal, control(action, xp), obs, *judge(obs, age, 0.5, xp), suite().succeeded(obs)
 
     ours = everything(u, action, age, np)
     theirs = jax.jit(lambda *x: everything(*x, jnp))(u, action, age)
@@ -308,7 +312,7 @@ def test_the_engine_decides_the_executor() -> None:
     [
         ({"engine": "warp"}, r"^benchmark\.engine=warp: there is no such choice; choose one of c, mjx$"),
         ({"threads": 0}, r"^benchmark\.threads=0: give a whole number, 1 or more, or null for every core$"),
-        ({"approach": -1}, r"^benchmark\.approach=-1\.0: give 0 or more$"),
+        ({"guidance": -1}, r"^benchmark\.guidance=-1\.0: give 0 or more$"),
     ],
 )
 def test_mistakes_are_sentences(changed: dict[str, Any], sentence: str) -> None:
