@@ -35,6 +35,7 @@ SIZE = 0.05  # m, edge of the cube
 APART = 0.075  # m, cube and goal are at least so far apart at the start: more than the cube's diagonal
 LENGTH = 10.0  # observed lengths are in decimetres, so that all numbers are of the order of 1
 REACHED = 0.005  # m between cube and goal is success
+BEHIND = 0.035  # m from the cube's centre, where a finger touches it
 LIFTED = SIZE + 0.04  # m, a cube whose centre is so high was lifted, not pushed
 HOME = (0.0, 0.032, 0.0, -2.565, 0.0, 2.597, np.pi / 4)  # rad: hand pointing down, 0.15 m above the table's middle
 NOISE = 0.05  # rad, joints start within ± this of HOME
@@ -83,7 +84,7 @@ def judge(obs: Any, age: Any, guidance: float, xp: ModuleType) -> tuple[Any, Any
 
     The published reward is flat where the cube is more than 0.2 m from the goal, as most are at first, and knows
     nothing of the hand: thousands of copies find the cube by chance, a few never. `guidance` adds two slopes that
-    are felt from everywhere, of the hand to the cube and of the cube to the goal.
+    are felt from everywhere: of the hand to a point in the cube's back, seen from the goal, and of the cube to the goal.
     """
     cube, ahead, hand = (obs[..., i : i + 3] / LENGTH for i in (4, 7, 10))
     gap = distance(ahead[..., :2], 0.0, xp)
@@ -91,7 +92,8 @@ def judge(obs: Any, age: Any, guidance: float, xp: ModuleType) -> tuple[Any, Any
     success = gap < REACHED
     lifted = cube[..., 2] > LIFTED
     late = age >= SPEC.episode_steps
-    near = 1 - xp.tanh(5 * distance(hand, cube, xp))
+    behind = cube - BEHIND * ahead / (gap[..., None] + 1e-6)
+    near = 1 - xp.tanh(5 * distance(hand, behind, xp))
     afar = 1 - xp.tanh(3 * gap)
     reward = xp.where(lifted | late, -5 * (1 - aligned), 2 * aligned + guidance * (near + 2 * afar))
     return xp.where(success, 4.0 * (SPEC.episode_steps - age), reward), success, lifted, late
