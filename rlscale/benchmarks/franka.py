@@ -30,10 +30,10 @@ from rlscale.types import PICTURE, Array, DeviceEnv, EnvSpec, FilmedEnv, HostEnv
 TASKS = ("franka_push",)
 SPEC = EnvSpec(obs_dim=19, action_dim=7, episode_steps=300)
 SUBSTEPS = 2  # physics steps of 1/120 s in a control step
-SPREAD = 0.25  # m, cube and goal start within ± this in x and in y
 SIZE = 0.05  # m, edge of the cube
 APART = 0.075  # m, cube and goal are at least so far apart at the start: more than the cube's diagonal
 LENGTH = 10.0  # observed lengths are in decimetres, so that all numbers are of the order of 1
+REACHABLE = 0.25  # m, from the table's middle in x and in y: beyond, the arm is too short
 REACHED = 0.005  # m between cube and goal is success
 BEHIND = 0.035  # m from the cube's centre, where a finger touches it
 LIFTED = SIZE + 0.04  # m, a cube whose centre is so high was lifted, not pushed
@@ -48,13 +48,13 @@ CUBE, ARM, FINGERS = slice(0, 7), slice(7, 14), slice(14, 16)  # in qpos [16]; a
 # --- the task: pure functions of arrays ---
 
 
-def start(u: Any, xp: ModuleType) -> tuple[Any, Any]:
-    """qpos [..., 16] and goal [..., 2] in metres, from `u` [..., 12] uniform in [0, 1)."""
+def start(u: Any, spread: float, xp: ModuleType) -> tuple[Any, Any]:
+    """qpos [..., 16] and goal [..., 2] in metres, both within ±`spread`, from `u` [..., 12] uniform in [0, 1)."""
     v = 2 * u - 1
-    cube, goal, turn = SPREAD * v[..., 0:2], SPREAD * v[..., 2:4], np.pi / 4 * v[..., 4:5]
+    cube, goal, turn = spread * v[..., 0:2], spread * v[..., 2:4], np.pi / 4 * v[..., 4:5]
     # A goal too near the cube goes half the field's width along x, around its edge if need be: no draw is rejected.
     near = distance(cube, goal, xp) < APART
-    across = goal - xp.stack([xp.where(goal[..., 0] > 0, SPREAD, -SPREAD), 0 * goal[..., 1]], axis=-1)
+    across = goal - xp.stack([xp.where(goal[..., 0] > 0, spread, -spread), 0 * goal[..., 1]], axis=-1)
     goal = xp.where(near[..., None], across, goal)
     zero = xp.zeros_like(turn)
     quat = [xp.cos(turn / 2), zero, zero, xp.sin(turn / 2)]
@@ -84,7 +84,7 @@ def judge(obs: Any, age: Any, guidance: float, xp: ModuleType) -> tuple[Any, Any
 
     The published reward is flat where the cube is more than 0.2 m from the goal, as most are at first, and knows
     nothing of the hand: thousands of copies find the cube by chance, a few never. `guidance` adds two slopes that
-    are felt from everywhere: of the hand to a point in the cube's back, seen from the goal, and of the cube to the goal.
+    are felt from everywhere: of the hand to the cube's back, as seen from the goal, and of the cube to the goal.
     """
     cube, ahead, hand = (obs[..., i : i + 3] / LENGTH for i in (4, 7, 10))
     gap = distance(ahead[..., :2], 0.0, xp)
@@ -171,6 +171,7 @@ class Franka:
     num_envs: int
     engine: Literal["c", "mjx"]
     threads: int | None
+    spread: float
     guidance: float
 
     def __post_init__(self) -> None:
@@ -178,6 +179,8 @@ class Franka:
             raise ValueError(f"num_envs={self.num_envs}: give a whole number of copies, 1 or more")
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"threads={self.threads}: give a whole number, 1 or more, or null for every core")
+        if not 2 * APART <= self.spread <= REACHABLE:
+            raise ValueError(f"spread={self.spread}: give metres from {2 * APART} to {REACHABLE}")
         if self.guidance < 0:
             raise ValueError(f"guidance={self.guidance}: give 0 or more")
 
@@ -207,18 +210,18 @@ class FrankaC(Franka):
         """As `make`, bit for bit: every copy can be drawn where MUJOCO_GL asked for a screen."""
         self.spec()
         threads = self.threads or min(len(os.sched_getaffinity(0)), self.num_envs // COPIES_PER_THREAD)
-        return _Copies(self.num_envs, seed, threads, self.guidance)
+        return _Copies(self, seed, threads)
 
 
 class _Copies:
     """Copies of the task as arrays: one call of the engine steps them all, on all threads."""
 
-    def __init__(self, num_envs: int, seed: int, threads: int, guidance: float) -> None:
+    def __init__(self, suite: Franka, seed: int, threads: int) -> None:
         import mujoco
         from mujoco.rollout import Rollout
 
         self._model = _model()
-        self._guidance = guidance
+        self._suite, num_envs = suite, suite.num_envs
         threads = max(1, min(threads, num_envs))
         self._data = [mujoco.MjData(self._model) for _ in range(threads)]
         self._pool = Rollout(nthread=threads if threads > 1 else 0)  # 0: in this thread
@@ -241,7 +244,7 @@ class _Copies:
         self._state[:] = states[:, -1]
         self._age += 1
         final_obs = obs = self._observe()
-        reward, success, lifted, late = judge(final_obs, self._age, self._guidance, np)
+        reward, success, lifted, late = judge(final_obs, self._age, self._suite.guidance, np)
         over = np.flatnonzero(success | lifted | late)
         if len(over):
             self._start(over)
@@ -271,7 +274,7 @@ class _Copies:
     def _start(self, copies: np.ndarray) -> None:
         u = np.stack([self._generators[i].random(UNIFORMS) for i in copies])
         self._state[copies], self._age[copies] = 0.0, 0
-        self._qpos[copies], self._goal[copies] = start(u, np)
+        self._qpos[copies], self._goal[copies] = start(u, self._suite.spread, np)
 
     def _observe(self) -> np.ndarray:
         obs: np.ndarray = observe(self._qpos, self._goal, np).astype(np.float32)
@@ -302,7 +305,7 @@ class FrankaMJX(Franka):
         model, still = mjx.put_model(_model(), impl="jax"), mjx.make_data(_model(), impl="jax")
 
         def begin(key: Array, episode: Array) -> World:
-            qpos, goal = start(jax.random.uniform(jax.random.fold_in(key, episode), (UNIFORMS,)), jnp)
+            qpos, goal = start(jax.random.uniform(jax.random.fold_in(key, episode), (UNIFORMS,)), self.spread, jnp)
             return World(qpos, jnp.zeros(model.nv), goal, jnp.int32(0), episode, key)
 
         def init(key: Array) -> tuple[World, Array]:

@@ -96,7 +96,7 @@ def test_a_hand_that_comes_down_beside_the_cube_pushes_it() -> None:
     """Down behind the cube, then forward: it moves on along x, stays on the table and is not turned over."""
     env = suite(num_envs=1).make(0)
     env.reset()
-    env._qpos[0] = start(np.full(franka.UNIFORMS, 0.5), np)[0]
+    env._qpos[0] = start(np.full(franka.UNIFORMS, 0.5), 0.25, np)[0]
     env._qpos[0, :2] = 0.07, 0.0
     env._goal[:] = 0.2, 0.2
     for vz, vx, steps in ((-0.8, 0.0, 20), (0.0, 0.6, 40)):
@@ -109,12 +109,13 @@ def test_a_hand_that_comes_down_beside_the_cube_pushes_it() -> None:
 # --- the task ---
 
 
-def test_starts_fill_the_table_and_lie_apart() -> None:
-    qpos, goal = start(draws(20_000), np)
+@pytest.mark.parametrize("spread", [0.15, 0.25])
+def test_starts_fill_the_table_and_lie_apart(spread: float) -> None:
+    qpos, goal = start(draws(20_000), spread, np)
     for xy in (qpos[:, :2], goal):
-        assert np.abs(xy).max() <= franka.SPREAD
+        assert np.abs(xy).max() <= spread
         np.testing.assert_allclose(xy.mean(0), 0, atol=5e-3)
-        np.testing.assert_allclose(xy.std(0), franka.SPREAD / np.sqrt(3), rtol=0.02)
+        np.testing.assert_allclose(xy.std(0), spread / np.sqrt(3), rtol=0.02)
     assert franka.distance(qpos[:, :2], goal, np).min() >= franka.APART
     yaw = 2 * np.arctan2(qpos[:, 6], qpos[:, 3])
     assert 0.78 < yaw.max() <= np.pi / 4 and -np.pi / 4 <= yaw.min() < -0.78
@@ -124,7 +125,7 @@ def test_starts_fill_the_table_and_lie_apart() -> None:
 
 
 def test_the_observation_is_as_described() -> None:
-    qpos, goal = (x[0] for x in start(draws(1), np))
+    qpos, goal = (x[0] for x in start(draws(1), 0.25, np))
     obs = observe(qpos, goal, np)
     hand, turned = grip(qpos[franka.ARM], np)
     np.testing.assert_array_equal(obs[:4], qpos[3:7])
@@ -136,7 +137,7 @@ def test_the_observation_is_as_described() -> None:
 
 
 def placed(distance: float = 0.1, height: float = 0.025) -> tuple[np.ndarray, np.ndarray]:
-    qpos = start(np.full(franka.UNIFORMS, 0.5), np)[0]
+    qpos = start(np.full(franka.UNIFORMS, 0.5), 0.25, np)[0]
     qpos[:3] = 0.1, 0.1, height
     return qpos, np.array([0.1 + distance, 0.1])
 
@@ -178,7 +179,7 @@ def test_numpy_and_jax_say_the_same() -> None:
     age = np.arange(20).reshape(4, 5) * 20
 
     def everything(u: Any, action: Any, age: Any, xp: Any) -> tuple[Any, ...]:
-        qpos, goal = start(u, xp)
+        qpos, goal = start(u, 0.25, xp)
         obs = observe(qpos, goal, xp)
         return qpos, goal, control(action, xp), obs, *judge(obs, age, 0.5, xp), suite().succeeded(obs)
 
@@ -269,7 +270,7 @@ def both(qpos: np.ndarray, goal: np.ndarray, age: int, moves: np.ndarray) -> lis
 @pytest.mark.slow
 def test_the_engines_agree() -> None:
     """In float32 MJX keeps to 1e-5 dm for 40 steps of a hand in the air, and to 2 mm of one that presses and pushes."""
-    qpos, goal = start(draws(6, seed=1), np)
+    qpos, goal = start(draws(6, seed=1), 0.25, np)
     moves = actions(40, 6)
     moves[:, 3:, :3] = [0.4, 0.0, -0.5]  # three go down and forward
     qpos[3:, :2] = [0.08, 0.0]  # where the cube is
@@ -287,7 +288,7 @@ def test_the_engines_agree() -> None:
 @pytest.mark.slow
 def test_mjx_restarts_in_the_same_step() -> None:
     """The last steps before the time limit: true final observation, a fresh start, another one for each copy."""
-    qpos, goal = start(draws(6), np)
+    qpos, goal = start(draws(6), 0.25, np)
     goal[2] = qpos[2, :2] + 0.001
     (c, x), (_, after) = both(qpos, goal, 299, np.zeros((2, 6, 7), np.float32))
     assert x.terminated.tolist() == [False, False, True, False, False, False]
@@ -313,6 +314,7 @@ def test_the_engine_decides_the_executor() -> None:
     [
         ({"engine": "warp"}, r"^benchmark\.engine=warp: there is no such choice; choose one of c, mjx$"),
         ({"threads": 0}, r"^benchmark\.threads=0: give a whole number, 1 or more, or null for every core$"),
+        ({"spread": 0.3}, r"^benchmark\.spread=0\.3: give metres from 0\.15 to 0\.25$"),
         ({"guidance": -1}, r"^benchmark\.guidance=-1\.0: give 0 or more$"),
     ],
 )
