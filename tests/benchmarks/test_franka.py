@@ -245,8 +245,7 @@ def test_a_step_is_two_of_mujocos_own() -> None:
 
 @functools.cache  # the compile takes longer than all tests with it
 def mjx_step() -> Any:
-    quick = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-    return jax.jit(jax.vmap(suite(engine="mjx").functions().step), compiler_options=quick)
+    return jax.jit(jax.vmap(suite(engine="mjx").functions().step))
 
 
 def both(qpos: np.ndarray, goal: np.ndarray, age: int, moves: np.ndarray) -> list[tuple[Step, Step]]:
@@ -269,16 +268,17 @@ def both(qpos: np.ndarray, goal: np.ndarray, age: int, moves: np.ndarray) -> lis
 @needs_mjx
 @pytest.mark.slow
 def test_the_engines_agree() -> None:
-    """In float32 MJX keeps to 1e-5 dm for 40 steps of a hand in the air, and to 2 mm of one that presses and pushes."""
+    """In float32 MJX keeps to 1e-5 for 40 steps of a hand in the air, and to 0.02 (2 mm) of one that presses and pushes."""
     qpos, goal = start(draws(6, seed=1), 0.25, np)
     moves = actions(40, 6)
-    moves[:, 3:, :3] = [0.4, 0.0, -0.5]  # three go down and forward
+    moves[:, 3:] = 0.0
+    moves[:16, 3:, 2], moves[16:, 3:, 0] = -0.8, 0.6  # three go down, then forward
     qpos[3:, :2] = [0.08, 0.0]  # where the cube is
     told = both(qpos, goal, 0, moves)
     free = max(np.abs(c.final_obs - x.final_obs)[:3].max() for c, x in told)
     touching = max(np.abs(c.final_obs - x.final_obs)[3:].max() for c, x in told)
     assert free < 1e-5 and touching < 0.02, (free, touching)
-    assert (told[-1][0].final_obs[3:, 4] > 0.9).all()  # the cube was pushed
+    assert (told[-1][0].final_obs[3:, 4] > 0.85).all()  # their cubes were pushed
     for c, x in told:
         np.testing.assert_allclose(c.reward, x.reward, atol=0.02)
         assert (c.terminated == x.terminated).all() and (c.truncated == x.truncated).all()
