@@ -268,7 +268,7 @@ def both(qpos: np.ndarray, goal: np.ndarray, age: int, moves: np.ndarray) -> lis
 @needs_mjx
 @pytest.mark.slow
 def test_the_engines_agree() -> None:
-    """In float32, over 40 steps: within 2e-5 for a hand in the air, within 0.02 (2 mm) for one that presses and pushes."""
+    """In float32, over 40 steps: within 2e-5 for a hand in the air, within 0.02 (2 mm) for one that pushes a cube."""
     qpos, goal = start(draws(6, seed=1), 0.25, np)
     moves = actions(40, 6)
     moves[:, 3:] = 0.0
