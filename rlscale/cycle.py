@@ -95,6 +95,7 @@ class Executor:
 
     def __init__(self, job: Run):
         self.job, self.env = job, job.benchmark.spec()
+        self.succeeded = getattr(job.benchmark, "succeeded", None)  # of a JudgedBenchmark
         self.capacity = job.cadence.capacity(job.budget.replay_capacity)
         self.returns = job.algorithm.n_step or NStep(1, 1.0)
         # A group is what one compiled call serves: a member (its index drops the member axis), or all of them.

@@ -76,21 +76,26 @@ class DeviceExecutor(Executor):
         self.carries = [(learner, world._replace(ended=jnp.zeros_like(world.ended))) for learner, world in self.carries]
         return values
 
-    def evaluate(self, step: int) -> np.ndarray:
-        """Mean return [M] of `eval_episodes` fresh episodes without exploration."""
+    def evaluate(self, step: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """Mean return [M] of `eval_episodes` fresh episodes without exploration, and the share [M] of them that did
+        the task, if the benchmark can tell.
+        """
         return self.by_member(
             self.episodes_all([learner for learner, _ in self.carries], shared=np.uint32(step % 2**32))
         )
 
-    def episodes(self, learner: Learner, _: None, step: Array) -> Array:
+    def episodes(self, learner: Learner, _: None, step: Array) -> tuple[Array, Array | None]:
         keys = jax.random.split(jax.random.fold_in(learner.keys.evaluate, step), self.job.budget.eval_episodes)
         env, obs = jax.vmap(self.functions.init)(keys)
 
-        def one(_: Array, carry: tuple[Any, Array, Array, Array]) -> tuple[Any, Array, Array, Array]:
-            env, obs, total, alive = carry
+        def one(_: Array, carry: tuple[Any, ...]) -> tuple[Any, ...]:
+            env, obs, total, alive, won = carry
             action = self.job.algorithm.act(learner.state, obs, learner.keys.evaluate, False)
             env, step = jax.vmap(self.functions.step)(env, action)
-            return env, step.obs, total + alive * step.reward, alive * ~(step.terminated | step.truncated)
+            if self.succeeded:
+                won = jnp.maximum(won, alive * self.succeeded(step.final_obs))
+            return env, step.obs, total + alive * step.reward, alive * ~(step.terminated | step.truncated), won
 
-        start = (env, obs, jnp.zeros(len(obs)), jnp.ones(len(obs)))
-        return jax.lax.fori_loop(0, self.env.episode_steps, one, start)[2].mean()
+        start = (env, obs, jnp.zeros(len(obs)), jnp.ones(len(obs)), jnp.zeros(len(obs)) if self.succeeded else None)
+        _, _, total, _, won = jax.lax.fori_loop(0, self.env.episode_steps, one, start)
+        return total.mean(), won if won is None else won.mean()

@@ -104,7 +104,7 @@ class HostExecutor(Executor):
         ended, self.ended = self.ended, np.zeros_like(self.ended)
         return ended, *self.by_member([(learner.state.updates, learner.metrics) for learner in self.carries])
 
-    def evaluate(self, step: int) -> np.ndarray:
+    def evaluate(self, step: int) -> tuple[np.ndarray, np.ndarray | None]:
         """As DeviceExecutor.evaluate; the environments are made anew, so an evaluation leaves nothing behind.
 
         The run's last one is filmed if there are films: the first episode of each member.
@@ -116,7 +116,7 @@ class HostExecutor(Executor):
         make = copies.filmed if films else copies.make
         envs = [make(int(np.random.SeedSequence((m.seed, step)).generate_state(1)[0])) for m in self.job.members]
         obs = np.stack([env.reset() for env in envs])
-        total, alive = np.zeros(obs.shape[:2]), np.ones(obs.shape[:2], bool)
+        total, alive, won = np.zeros(obs.shape[:2]), np.ones(obs.shape[:2], bool), np.zeros(obs.shape[:2], bool)
         while alive.any():
             for m, film in enumerate(films):
                 if alive[m, 0]:
@@ -126,11 +126,13 @@ class HostExecutor(Executor):
                 *map(np.stack, zip(*(e.step(np.nan_to_num(a)) for e, a in zip(envs, action, strict=True)), strict=True))
             )
             total += alive * out.reward
+            if self.succeeded:
+                won |= alive & self.succeeded(out.final_obs)
             alive &= ~(out.terminated | out.truncated)
             obs = out.obs
         for env in envs:
             env.close()
-        return total.mean(1)
+        return total.mean(1), won.mean(1) if self.succeeded else None
 
     def close(self) -> None:
         for env in self.envs:

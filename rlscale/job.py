@@ -157,7 +157,8 @@ def job_from(config: Mapping[str, Any], choices: Mapping[str, Any], overrides: S
     benchmark = component(config["benchmark"], "benchmark")
     log = typed(Log, config["log"], "log")
     if log.video and not hasattr(benchmark, "filmed"):
-        raise Mistake(f"log.video=true: benchmark={benchmark.name} has no pictures; gym, dmc and humanoid_bench have")
+        having = "gym, dmc, humanoid_bench and franka (engine=c)"
+        raise Mistake(f"log.video=true: benchmark={benchmark.name} has no pictures; {having} have")
     log.prepare()
     hparams = component(config["hparams"], "hparams")
     budget = typed(Budget, config["budget"], "budget")
@@ -207,11 +208,15 @@ def check_lengths(job: Job) -> None:
 
 
 def component(values: Mapping[str, Any], where: str) -> Any:
-    """The frozen dataclass that an option's `_target_` names, with the option's other keys as fields."""
+    """The frozen dataclass that an option's `_target_` names, with the option's other keys as fields.
+
+    One whose fields decide which of several classes it is has `chosen`, which returns that one.
+    """
     target = str(values.get("_target_"))
     module, _, name = target.rpartition(".")
     try:
         cls = getattr(importlib.import_module(module), name)
     except (ImportError, ValueError, AttributeError) as error:
         raise Mistake(f"{where}._target_={target}: this cannot be imported ({error}); name a class") from None
-    return typed(cls, {k: v for k, v in values.items() if k != "_target_"}, where)
+    made = typed(cls, {k: v for k, v in values.items() if k != "_target_"}, where)
+    return made.chosen() if hasattr(made, "chosen") else made

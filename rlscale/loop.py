@@ -44,7 +44,7 @@ def run(job: Run, films: Sequence[Film] = ()) -> Generator[list[Row], None, None
             env_step = step * num_envs
             ended, updates, metrics = executor.read()
             due = job.budget.evaluations(env_step) > job.budget.evaluations(before)
-            evaluation = executor.evaluate(step) if due else None
+            returns, successes = executor.evaluate(step) if due else (None, None)
             yield [
                 {
                     "env_step": env_step,
@@ -52,9 +52,10 @@ def run(job: Run, films: Sequence[Film] = ()) -> Generator[list[Row], None, None
                     "wall_s": round(time.monotonic() - started, 3),
                     "train_return": float(ended[m, 0] / ended[m, 1]) if ended[m, 1] else None,
                     "train_episodes": int(ended[m, 1]),
-                    "eval_return": None if evaluation is None else float(evaluation[m]),
-                    "eval_episodes": 0 if evaluation is None else job.budget.eval_episodes,
+                    "eval_return": None if returns is None else float(returns[m]),
+                    "eval_episodes": job.budget.eval_episodes if due else 0,
                 }
+                | ({"eval_success": None if successes is None else float(successes[m])} if executor.succeeded else {})
                 | ({"reset": reset - reset_before} if any(job.algorithm.resets) else {})
                 | {name: float(values[m]) if updates[m] else None for name, values in metrics.items()}
                 for m in range(len(job.members))

@@ -156,6 +156,13 @@ class FilmedBenchmark(HostBenchmark, Protocol):
         """As `make`, bit for bit."""
 
 
+class JudgedBenchmark(Benchmark, Protocol):
+    """A suite of either kind that can tell success: evaluations then have the column `eval_success`."""
+
+    def succeeded(self, final_obs: Any) -> Any:
+        """Whether a step that led to `final_obs` [..., obs_dim] (NumPy's or JAX's) did the task, bool [...]."""
+
+
 @runtime_checkable
 class DeviceBenchmark(Benchmark, Protocol):
     """A suite whose simulator is a pure function."""

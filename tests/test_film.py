@@ -220,7 +220,7 @@ def composed(study: Path, *overrides: str) -> Job:
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
-        (["benchmark=toy"], r"benchmark=toy has no pictures; gym, dmc and humanoid_bench have"),
+        (["benchmark=toy"], r"benchmark=toy has no pictures; gym, dmc, humanoid_bench and franka \(engine=c\) have"),
         (["benchmark=control"], r"benchmark=control has no pictures; gym"),
         (["budget.eval_every=null"], r"this budget has none; set budget\.eval_every to at most 1000000"),
         (["budget=smoke", "budget.eval_every=500"], r"this budget has none; set budget\.eval_every to at most 400"),
@@ -292,11 +292,13 @@ DRAW = """
 import json, sys
 import numpy as np
 from rlscale.benchmarks.dmc import DMC
+from rlscale.benchmarks.franka import FrankaC
 from rlscale.benchmarks.gym import Gym
 
 tasks = {
     "gym": [Gym("gym", task, 2) for task in ("HalfCheetah-v4", "Hopper-v4")],
     "dmc": [DMC("dmc", task, 2, 1) for task in ("cheetah-run", "walker-walk")],
+    "franka": [FrankaC("franka", "franka_push", 2, "c", 1, 0.25, 0.5)] * 2,
 }
 told = {}
 for name, (task, another) in tasks.items():

@@ -7,18 +7,49 @@ the same for every algorithm, and a learner takes seconds to compile.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from rlscale.benchmarks.toy import Toy
 from rlscale.loop import Row, run
 from rlscale.spec import Member, RunSpec
 from rlscale.store import FIRST_COLUMNS, Store
-from tests.contract.runs import MEMBERS, TASKS, Asked, B, Watched, assert_close, curves, probe, real, train, work
+from tests.contract.runs import (
+    MEMBERS,
+    TASKS,
+    Asked,
+    B,
+    DeviceReach,
+    Watched,
+    assert_close,
+    curves,
+    probe,
+    real,
+    train,
+    work,
+)
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
+
+
+@dataclass(frozen=True)
+class JudgedToy(Toy):
+    """`reach` where a step to 0.75 is a success and the end is none."""
+
+    def succeeded(self, final_obs: Any) -> Any:
+        return (final_obs[..., 0] > 0.7) & (final_obs[..., 0] < 0.8)
+
+
+@dataclass(frozen=True)
+class JudgedDevice(DeviceReach):
+    """The same on the device."""
+
+    succeeded = JudgedToy.succeeded
 
 
 # Rows
@@ -154,6 +185,17 @@ def test_looking_changes_nothing(task: str) -> None:
         assert all(row["eval_return"] is not None for row in seen)
         blind: Row = {"eval_return": None, "eval_episodes": 0}
         assert [row | blind for row in seen] == unseen
+
+
+@pytest.mark.parametrize("suite", [JudgedToy, JudgedDevice])
+def test_success_is_a_column_where_the_task_can_tell(suite: Any) -> None:
+    """The probe takes steps of 1/4 in evaluations, so that each episode passes the place once."""
+    asked = Asked("reach", eval_every=20)
+    (rows,) = curves(work(asked._replace(learner="probe"), benchmark=suite("judged", "reach", 1)))
+    assert [row["eval_success"] for row in rows] == [1.0] * 3
+    (rows,) = curves(work(asked._replace(learner="probe", eval_every=40), benchmark=suite("judged", "reach", 1)))
+    assert [row["eval_success"] for row in rows] == [None, 1.0, None]
+    assert not any("eval_success" in row for row in train(asked)[0])
 
 
 def test_evaluation_is_greedy_and_whole() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +12,8 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from rlscale.typed import Mistake, typed
+from rlscale.job import component
+from rlscale.typed import Mistake
 from rlscale.types import DeviceEnv, Step
 
 OPTIONS = sorted((Path(__file__).parents[2] / "conf" / "benchmark").glob("*.yaml"))
@@ -40,9 +40,7 @@ def option(suite: str) -> dict[str, Any]:
 
 def benchmark(suite: str, task: str | None, num_envs: int = E) -> Any:
     values = option(suite)
-    module, _, name = values.pop("_target_").rpartition(".")
-    values |= {"task": task or values["task"], "num_envs": num_envs}
-    return typed(getattr(importlib.import_module(module), name), values, "benchmark")
+    return component(values | {"task": task or values["task"], "num_envs": num_envs}, "benchmark")
 
 
 class Driver(NamedTuple):

@@ -17,7 +17,7 @@ from scipy.stats import chi2
 from rlscale import replay
 from rlscale.cadence import Cadence, schedule
 from rlscale.cycle import Executor, Now
-from rlscale.types import EnvSpec, Transition
+from rlscale.types import EnvSpec, NStep, Transition
 
 ENV = EnvSpec(obs_dim=2, action_dim=1, episode_steps=5)
 
@@ -30,7 +30,7 @@ def rows(first: int, count: int) -> Transition:
 
 def clock(cadence: Cadence, capacity: int, steps: range) -> Now:
     """Where the executors write, and how much they say is there."""
-    here = SimpleNamespace(job=SimpleNamespace(cadence=cadence), capacity=capacity)
+    here = SimpleNamespace(job=SimpleNamespace(cadence=cadence), capacity=capacity, returns=NStep(1, 1.0))
     return Executor.now(here, steps)  # type: ignore[arg-type]
 
 
