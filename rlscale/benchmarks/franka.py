@@ -41,7 +41,7 @@ HOME = (0.0, 0.032, 0.0, -2.565, 0.0, 2.597, np.pi / 4)  # rad: hand pointing do
 NOISE = 0.05  # rad, joints start within ± this of HOME
 OPEN = 0.04  # m, each finger's way
 UNIFORMS = 12  # random numbers that a start takes
-COPIES_PER_THREAD = 16  # at least, with `threads: null`: below it waking a thread costs more than it saves
+COPIES_PER_THREAD = 16  # at least: below it waking a thread costs more than it saves
 CUBE, ARM, FINGERS = slice(0, 7), slice(7, 14), slice(14, 16)  # in qpos [16]; a cube is position and quaternion
 
 
@@ -170,15 +170,12 @@ class Franka:
     task: str
     num_envs: int
     engine: Literal["c", "mjx"]
-    threads: int | None
     spread: float
     guidance: float
 
     def __post_init__(self) -> None:
         if self.num_envs < 1:
             raise ValueError(f"num_envs={self.num_envs}: give a whole number of copies, 1 or more")
-        if self.threads is not None and self.threads < 1:
-            raise ValueError(f"threads={self.threads}: give a whole number, 1 or more, or null for every core")
         if not 2 * APART <= self.spread <= REACHABLE:
             raise ValueError(f"spread={self.spread}: give metres from {2 * APART} to {REACHABLE}")
         if self.guidance < 0:
@@ -207,10 +204,13 @@ class FrankaC(Franka):
         return self.filmed(seed)
 
     def filmed(self, seed: int) -> FilmedEnv:
-        """As `make`, bit for bit: every copy can be drawn where MUJOCO_GL asked for a screen."""
+        """As `make`, bit for bit: every copy can be drawn where MUJOCO_GL asked for a screen.
+
+        It uses the cores that the process may use, as a launcher pins it; results do not depend on their number.
+        """
         self.spec()
-        threads = self.threads or min(len(os.sched_getaffinity(0)), self.num_envs // COPIES_PER_THREAD)
-        return _Copies(self, seed, threads)
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return _Copies(self, seed, min(cores, self.num_envs // COPIES_PER_THREAD))
 
 
 class _Copies:

@@ -28,7 +28,7 @@ needs_mjx = pytest.mark.skipif(
 
 
 def suite(**changed: Any) -> Any:
-    return component(dict(OmegaConf.load(OPTION)) | {"num_envs": 3, "threads": 1} | changed, "benchmark")
+    return component(dict(OmegaConf.load(OPTION)) | {"num_envs": 3} | changed, "benchmark")
 
 
 def draws(*shape: int, seed: int = 0) -> np.ndarray:
@@ -196,16 +196,15 @@ def test_numpy_and_jax_say_the_same() -> None:
 def test_threads_change_nothing_and_copies_keep_to_themselves() -> None:
     """The same bits with one thread and three; and copy 1 alone among other copies is copy 1."""
     moves = actions(40, 7)
-    envs = [suite(num_envs=n, threads=t).make(3) for n, t in ((7, 1), (7, 3), (2, 2))]
+    envs = [franka._Copies(suite(num_envs=7), 3, threads=n) for n in (1, 3)]
     obs = [env.reset() for env in envs]
     for env in envs:
         env._age[: len(env._age) // 2] = 280  # so that some are reset meanwhile
     np.testing.assert_array_equal(obs[0], obs[1])
     for move in moves:
-        one, three = (env.step(move) for env in envs[:2])
+        one, three = (env.step(move) for env in envs)
         for a, b in zip(one, three, strict=True):
             np.testing.assert_array_equal(a, b)
-    envs[0].reset(), envs[2].reset()
     for env in envs:
         env.close()
     envs = [suite(num_envs=n).make(3) for n in (7, 2)]
@@ -315,7 +314,6 @@ def test_the_engine_decides_the_executor() -> None:
     ("changed", "sentence"),
     [
         ({"engine": "warp"}, r"^benchmark\.engine=warp: there is no such choice; choose one of c, mjx$"),
-        ({"threads": 0}, r"^benchmark\.threads=0: give a whole number, 1 or more, or null for every core$"),
         ({"spread": 0.3}, r"^benchmark\.spread=0\.3: give metres from 0\.15 to 0\.25$"),
         ({"guidance": -1}, r"^benchmark\.guidance=-1\.0: give 0 or more$"),
     ],
