@@ -47,7 +47,7 @@ def main(cfg: DictConfig) -> None:
     store = Store()
     runs = (outside(run, collection) for run in show.tracked(found, len(found), "making records"))
     new, known, more = sort_out(runs, store, replace)
-    if new and not dry:
+    if not dry:  # also with nothing new: a crash may have left its corner behind
         write(new, store, show.tracked)
     report(found, dropped + more, collection)
     verb = "would be written" if dry else "written"

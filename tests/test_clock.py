@@ -86,7 +86,7 @@ def run_from(kind: Any, job: Run, start: int, steps: int) -> list[np.ndarray]:
     return [*data(executor.carries), ended, updates, *metrics.values(), executor.evaluate(step)[0]]
 
 
-@pytest.mark.parametrize("passed", [2**31, 2**32, 10**10])
+@pytest.mark.parametrize("passed", [*(pytest.param(n, marks=pytest.mark.slow) for n in (2**31, 2**32)), 10**10])
 @pytest.mark.parametrize("task", ["reach", pytest.param("device_reach", marks=pytest.mark.slow)])
 def test_a_run_does_the_same_however_late_it_is(task: str, passed: int) -> None:
     """With one copy, so that env steps and vector steps alike pass int32, uint32 and the paper's longest run; returns

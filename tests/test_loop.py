@@ -141,7 +141,7 @@ PACKED = {
     "toy": Asked("toy", members=MEMBERS, utd=Fraction(3, 2), num_envs=2, eval_every=20),
     "control": Asked("control", members=MEMBERS, utd=Fraction(1, 2), num_envs=2, env_steps=120, log_every=40),
 }
-LEARNING = ["drifting", "windowed", *(pytest.param(name, marks=pytest.mark.slow) for name in ("sac", "pql"))]
+LEARNING = ["drifting", *(pytest.param(name, marks=pytest.mark.slow) for name in ("windowed", "sac", "pql"))]
 
 
 @pytest.mark.parametrize("learner", LEARNING)

@@ -12,6 +12,8 @@ import pytest
 
 from rlscale.networks import LayerNorm
 
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
 
 def both(x: Any, seed: int) -> tuple[Any, Any]:
     """Value and slopes by x and by the parameters of a random function of the norm: ours, and flax's."""
@@ -29,10 +31,9 @@ def both(x: Any, seed: int) -> tuple[Any, Any]:
     return of(LayerNorm()), of(nn.LayerNorm(use_fast_variance=False))
 
 
-@pytest.mark.parametrize("shape", [(7,), (5, 64), (2, 3, 33)], ids=str)
-@pytest.mark.parametrize("offset", [0.0, 30.0])
-def test_layer_norm_and_its_gradient_are_flaxs(shape: tuple[int, ...], offset: float) -> None:
-    x = np.random.default_rng(0).normal(offset, 3.0, shape).astype(np.float32)
+@pytest.mark.parametrize("shape", [(7,), (2, 3, 33)], ids=str)
+def test_layer_norm_and_its_gradient_are_flaxs(shape: tuple[int, ...]) -> None:
+    x = np.random.default_rng(0).normal(30.0, 3.0, shape).astype(np.float32)
     ours, theirs = both(x, seed=1)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5), ours, theirs)
 

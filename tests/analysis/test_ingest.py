@@ -284,6 +284,9 @@ def test_a_kill_leaves_whole_runs_or_none(tmp_path: Path, door: Door, delay: flo
     done = door("ingest", root, *ABOUT, f"source.path={path}")
     assert done.returncode == 0, done.stderr
     assert len(study(root).runs) == 80 and not (root / "runs" / ".ingest").exists()
+    (root / "runs" / ".ingest").mkdir()  # killed after the last run was in its place
+    assert door("ingest", root, *ABOUT, f"source.path={path}").returncode == 0
+    assert not (root / "runs" / ".ingest").exists()
 
 
 @settings(max_examples=40)

@@ -172,7 +172,6 @@ def test_the_way_there_is_rewarded_besides() -> None:
     np.testing.assert_allclose(more, 0.5 * (1 - np.tanh(5 * gap) + 2 * (1 - np.tanh(0.3))), atol=1e-5)
 
 
-@pytest.mark.usefixtures("quick_compiles")
 def test_numpy_and_jax_say_the_same() -> None:
     """In float32 and over two leading axes."""
     u, action = draws(4, 5).astype(np.float32), actions(4, 5)

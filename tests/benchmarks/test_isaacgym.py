@@ -199,6 +199,7 @@ def test_results_are_the_callers_own() -> None:
         np.testing.assert_array_equal(ours, copy)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spurious", [False, True])
 def test_a_time_out_comes_at_the_limit(spurious: bool) -> None:
     assert IsaacGym("isaacgym", "Ant", E, spurious).spec() == (6, 2, 40 if spurious else 39)
@@ -219,6 +220,7 @@ def test_a_time_out_comes_at_the_limit(spurious: bool) -> None:
 # Who is on the other side
 
 
+@pytest.mark.slow
 def test_the_server_says_who_it_is() -> None:
     with closing(made()) as env:
         assert env.versions["python"] == ".".join(map(str, sys.version_info[:3]))
@@ -234,6 +236,7 @@ def test_closing_ends_the_server_and_frees_the_memory() -> None:
     assert gone(pid, within_s=0.1) and "rlscale-isaac" not in Path("/proc/self/maps").read_text()
 
 
+@pytest.mark.slow
 def test_forgetting_an_environment_ends_its_server() -> None:
     env = made()
     pid = env._server._process.pid
@@ -241,6 +244,7 @@ def test_forgetting_an_environment_ends_its_server() -> None:
     assert gone(pid)
 
 
+@pytest.mark.slow
 def test_the_server_ends_when_the_other_side_is_gone(tmp_path: Path) -> None:
     """What it sees of a killed parent is a closed channel, also before anything was made; names go with it."""
     for made_before in (False, True):
@@ -294,6 +298,7 @@ def told(channel: socket.socket, order: dict[str, Any]) -> dict[str, Any]:
     return json.loads(channel.recv(int.from_bytes(channel.recv(4), "big")))
 
 
+@pytest.mark.slow
 def test_the_simulators_hydra_finds_no_plugin_of_ours() -> None:
     """The server lies in the folder that holds them, which Python puts on the path of a script."""
     made("Cartpole").close()
@@ -322,6 +327,7 @@ def test_a_killed_server_is_a_sentence() -> None:
     assert not named()
 
 
+@pytest.mark.slow
 def test_a_server_that_stops_answering_is_a_sentence_within_its_time(machine: pytest.MonkeyPatch) -> None:
     machine.setenv("RLSCALE_ISAAC_TIMEOUT", "1.5")
     with closing(made()) as env:
@@ -335,6 +341,7 @@ def test_a_server_that_stops_answering_is_a_sentence_within_its_time(machine: py
         assert gone(pid, within_s=1)
 
 
+@pytest.mark.slow
 def test_a_simulator_that_never_comes_up_is_a_sentence_within_its_time(machine: pytest.MonkeyPatch) -> None:
     machine.setenv("RLSCALE_ISAAC_TIMEOUT", "2")
     with pytest.raises(
@@ -344,6 +351,7 @@ def test_a_simulator_that_never_comes_up_is_a_sentence_within_its_time(machine: 
     assert not named()
 
 
+@pytest.mark.slow
 def test_an_interpreter_that_never_connects_is_a_sentence_within_its_time(machine: pytest.MonkeyPatch) -> None:
     machine.setenv("RLSCALE_ISAAC_TIMEOUT", "0.3")
     machine.setenv("RLSCALE_ISAAC_PYTHON", "sh -c 'sleep 600'")
@@ -363,6 +371,7 @@ def test_a_simulator_that_ends_its_process_is_a_sentence() -> None:
         made("FactoryTaskGears")
 
 
+@pytest.mark.slow
 def test_a_step_that_breaks_is_a_sentence() -> None:
     with closing(made("Ingenuity")) as env:
         env.reset()
@@ -381,7 +390,7 @@ def test_a_wrong_task_is_a_sentence() -> None:
     assert sentence(error) == "benchmark.task=BalBalance: isaacgymenvs has no such task; did you mean BallBalance?"
 
 
-@pytest.mark.parametrize("theirs", [0, 2])
+@pytest.mark.parametrize("theirs", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_another_version_of_the_server_is_a_sentence(theirs: int, machine: pytest.MonkeyPatch, tmp_path: Path) -> None:
     other = tmp_path / "isaac_server.py"
     other.write_text(suite.SERVER.read_text().replace("PROTOCOL = 1", f"PROTOCOL = {theirs}"))
@@ -443,6 +452,7 @@ def test_a_task_that_cannot_be_reset_in_its_step_is_a_sentence(task: str, why: s
     assert said.endswith("set benchmark.spurious_transition=true, as in PQL's published results")
 
 
+@pytest.mark.slow
 def test_such_a_task_runs_with_its_spurious_transition(native: Callable[[str], Any]) -> None:
     direct = native("ShadowHand")
     with closing(made("ShadowHand", spurious=True)) as env:
@@ -451,6 +461,7 @@ def test_such_a_task_runs_with_its_spurious_transition(native: Callable[[str], A
             np.testing.assert_array_equal(env.step(action).obs, step(direct, action)[0])
 
 
+@pytest.mark.slow
 def test_the_log_keeps_what_the_simulator_prints(machine: pytest.MonkeyPatch, tmp_path: Path) -> None:
     machine.setenv("RLSCALE_ISAAC_LOG", str(tmp_path / "log"))
     made().close()
