@@ -208,8 +208,9 @@ class PQL:
             )
             state = step(state, "critic", gradient, state.hyper.learning_rate)
             state = state.replace(targets=polyak(state.targets, state.params["critic"], self.tau))
-            skipped = lambda state, _: (state, jnp.float32(0))  # noqa: E731
-            state, of_actor = jax.lax.cond(due(state.updates, policy_share), update_actor, skipped, state, rows)
+            state, of_actor = jax.lax.cond(
+                due(state.updates, policy_share), update_actor, lambda state, _: (state, jnp.float32(0)), state, rows
+            )
             metrics |= {"critic_loss": loss, "actor_loss": of_actor}
             return state.replace(key=key, updates=state.updates + 1), metrics
 

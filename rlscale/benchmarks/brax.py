@@ -3,9 +3,8 @@
 Between resets a step is Brax's own `env.step`. None of its wrappers is used: the automatic reset there puts a copy back
 into the first state of its first episode, and loses the observation that an episode ended with.
 
-A reset is dear, and under vmap a branch takes both its ways: on a CPU, resets of all copies add two fifths to a step of
-`hopper` or `inverted_pendulum` (`spring`, 64 copies). So `_episodes` gives the batch a loop of its own, in which only
-those copies are reset that have ended.
+A reset is dear, and under vmap a branch takes both its ways, so that all copies would be reset in every step. So
+`_episodes` gives the batch a loop of its own, in which only those copies are reset that have ended.
 """
 
 from __future__ import annotations

@@ -301,7 +301,7 @@ class FrankaMJX(Franka):
         try:
             from mujoco import mjx
         except ImportError as error:
-            raise Mistake(f"benchmark.engine=mjx: {error}; pip install 'rlscale[mjx]'") from error
+            raise Mistake(f"benchmark.engine=mjx: {error}; pip install -e '.[mjx]'") from error
         model, still = mjx.put_model(_model(), impl="jax"), mjx.make_data(_model(), impl="jax")
 
         def begin(key: Array, episode: Array) -> World:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from statistics import median
 
 from tests.bench.timing import Crowd, Point, Round, Spent
@@ -136,8 +137,7 @@ class OfPeak:
 
     def share(self, name: str) -> float:
         """Median over rounds of the work's FLOPs per CPU-second over the product's in the same round."""
-        pairs = zip(self.rounds[name], self.rounds["gemm"], strict=True)
-        return median((a.flops / a.spent.cpu) / (b.flops / b.spent.cpu) for a, b in pairs)
+        return _ratio(self.rounds[name], self.rounds["gemm"], lambda r: r.flops)
 
 
 def peak_table(found: list[OfPeak]) -> str:
@@ -179,8 +179,12 @@ class BesideBrax:
 
     def ratio(self, ours: str, theirs: str) -> float:
         """Median over rounds of our rate over theirs in the same round."""
-        pairs = zip(self.rounds[ours], self.rounds[theirs], strict=True)
-        return median((a.units / a.spent.cpu) / (b.units / b.spent.cpu) for a, b in pairs)
+        return _ratio(self.rounds[ours], self.rounds[theirs], lambda r: r.units)
+
+
+def _ratio(ours: list[Round], theirs: list[Round], amount: Callable[[Round], float]) -> float:
+    """Median over rounds of our amount per CPU-second over theirs in the same round."""
+    return median((amount(a) / a.spent.cpu) / (amount(b) / b.spent.cpu) for a, b in zip(ours, theirs, strict=True))
 
 
 def brax_table(found: list[BesideBrax]) -> str:

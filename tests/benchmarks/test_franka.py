@@ -23,7 +23,7 @@ mujoco = pytest.importorskip("mujoco")
 
 OPTION = Path(__file__).parents[2] / "conf" / "benchmark" / "franka.yaml"
 needs_mjx = pytest.mark.skipif(
-    importlib.util.find_spec("mujoco.mjx") is None, reason="mujoco-mjx is not installed (pip install 'rlscale[mjx]')"
+    importlib.util.find_spec("mujoco.mjx") is None, reason="mujoco-mjx is not installed (pip install -e '.[mjx]')"
 )
 
 
@@ -325,5 +325,5 @@ def test_mistakes_are_sentences(changed: dict[str, Any], sentence: str) -> None:
 def test_mjx_that_is_missing_is_a_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mujoco.mjx", None)
     monkeypatch.delattr(mujoco, "mjx", raising=False)
-    with pytest.raises(franka.Mistake, match=r"^benchmark\.engine=mjx: .*; pip install 'rlscale\[mjx\]'$"):
+    with pytest.raises(franka.Mistake, match=r"^benchmark\.engine=mjx: .*; pip install -e '\.\[mjx\]'$"):
         suite(engine="mjx").functions()
