@@ -298,7 +298,7 @@ from rlscale.benchmarks.gym import Gym
 tasks = {
     "gym": [Gym("gym", task, 2) for task in ("HalfCheetah-v4", "Hopper-v4")],
     "dmc": [DMC("dmc", task, 2, 1) for task in ("cheetah-run", "walker-walk")],
-    "franka": [FrankaC("franka", "franka_push", 2, "c", 1, 0.25, 0.5)] * 2,
+    "franka": [FrankaC("franka", "franka_push", 2, "c", 0.25, 0.5)] * 2,
 }
 told = {}
 for name, (task, another) in tasks.items():
