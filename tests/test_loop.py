@@ -83,7 +83,7 @@ def test_copies_that_do_not_divide_the_cadence() -> None:
     assert [row["eval_return"] is not None for row in rows] == [False, True, False, True, False]
 
 
-@pytest.mark.parametrize("num_envs", [1, 3])
+@pytest.mark.parametrize("num_envs", [pytest.param(1, marks=pytest.mark.slow), 3])
 @pytest.mark.parametrize("task", ["reach", "device_reach"])
 def test_updates_are_exact_for_any_ratio(task: str, num_envs: int) -> None:
     """Counted by the learner itself, in the state; and one trace of the update serves every σ and any last chunk."""
@@ -103,8 +103,15 @@ def test_updates_are_exact_for_any_ratio(task: str, num_envs: int) -> None:
     assert len(counted) == 1, "another σ or a shorter chunk compiled again"
 
 
-@pytest.mark.parametrize("replay", ["device", "host"])
-@pytest.mark.parametrize("task", ["toy", "control"])
+@pytest.mark.parametrize(
+    ("task", "replay"),
+    [
+        ("toy", "host"),
+        ("control", "device"),
+        pytest.param("toy", "device", marks=pytest.mark.slow),
+        pytest.param("control", "host", marks=pytest.mark.slow),
+    ],
+)
 def test_traces_do_not_grow_with_the_run_or_the_pack(task: str, replay: str) -> None:
     if task == "control" and replay == "host":
         pytest.skip("the device executor keeps its replay with it")
@@ -157,6 +164,7 @@ def test_a_member_is_the_same_alone_and_in_a_pack(task: str, learner: str) -> No
     assert len(set(last)) == 3  # a seed makes a difference, and so does a learning rate
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("learner", LEARNING)
 def test_the_replay_may_live_on_the_host(learner: str) -> None:
     """The same index law: the same rows, whatever σ and however many updates are due at once."""

@@ -56,7 +56,7 @@ def test_there_and_back(tmp_path: Path, door: Door, with_steps: bool) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "dmc_baseline_utd2",
+        pytest.param("dmc_baseline_utd2", marks=pytest.mark.slow),
         pytest.param("gym_baseline_utd2", marks=pytest.mark.slow),
         pytest.param("dmc_sweep", marks=pytest.mark.slow),
     ],

@@ -144,7 +144,7 @@ def test_the_command_keeps_the_bound_that_was_asked_for(fit: Path, door: Door) -
         assert run[key] <= limit * 1.002
 
 
-@pytest.mark.parametrize("name", ["a", "b"])
+@pytest.mark.parametrize("name", ["a", pytest.param("b", marks=pytest.mark.slow)])
 def test_the_printed_commands_are_the_jobs_that_the_answer_means(fit: Path, door: Door, name: str) -> None:
     """With a law of hparams by its name, without one by every field of the runs' spec; the learner is the runs' own."""
     words = (f"name={name}", "target=500", "compute=2e11")
@@ -200,7 +200,7 @@ def test_delta_measured_is_the_number_that_the_clock_gives(study: Path, door: Do
     assert "measured on 24 runs" in door("plan", study, "name=a", "budget=3e11", "delta=measured").stdout
 
 
-@pytest.mark.parametrize("name", ["a", "b"])
+@pytest.mark.parametrize("name", ["a", pytest.param("b", marks=pytest.mark.slow)])
 def test_the_next_runs_are_a_sweep_whose_jobs_are_the_rows(study: Path, door: Door, name: str) -> None:
     found = asked(door, study, f"name={name}", "target=700", "compute=3e11", "next=6")
     rows = found["next"]

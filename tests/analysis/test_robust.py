@@ -110,7 +110,10 @@ def test_what_cannot_be_fitted_is_one_sentence(tmp_path: Path, door: Door) -> No
     assert done.returncode == 2 and "did you mean shifted_power" in done.stderr
 
 
-@pytest.mark.parametrize("law", ["shifted_power", "shifted_prior", "inverse", "plateau", "log_quadratic", "power"])
+OTHERS = ("shifted_power", "inverse", "plateau", "log_quadratic", "power")
+
+
+@pytest.mark.parametrize("law", ["shifted_prior", *(pytest.param(law, marks=pytest.mark.slow) for law in OTHERS)])
 def test_each_law_can_be_asked_for(tmp_path: Path, door: Door, law: str) -> None:
     study(tmp_path)
     found = laws(tmp_path, door, f"law={law}", "average=arithmetic", "interpolate=true", "holdout=[4]")

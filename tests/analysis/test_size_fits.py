@@ -108,6 +108,7 @@ def test_what_the_points_do_not_tell_is_said() -> None:
     assert any("nothing to measure the scatter" in note for note in few.notes) and np.isnan(few.scatter)
 
 
+@pytest.mark.slow
 def test_standard_errors_are_those_of_repeated_studies() -> None:
     fits = [fit_size_data({"t": points(DATA_LAW, 0.02, seed)}) for seed in range(20)]
     spread = np.std([f.laws["t"].alpha for f in fits])

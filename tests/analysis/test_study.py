@@ -76,6 +76,7 @@ def test_the_data_law_is_recovered_and_its_prediction_holds(fit: Path, world: Wo
         assert abs(h["signed_error"]) < 0.15
 
 
+@pytest.mark.slow
 def test_the_budget_law_passes_through_its_optima(fit: Path) -> None:
     budget = json.loads((fit / "fits/a/laws.json").read_text())["budget"]
     assert [p["held_out"] for p in budget["points"]] == [False, False, False, True, True]

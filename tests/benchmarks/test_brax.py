@@ -90,7 +90,7 @@ def walked(shape: tuple[int, ...]) -> tuple[Any, np.ndarray, Step]:
     [
         pytest.param((), id="one copy", marks=pytest.mark.slow),
         pytest.param((1,), id="E=1", marks=pytest.mark.slow),
-        pytest.param((20,), id="E=20"),
+        pytest.param((20,), id="E=20", marks=pytest.mark.slow),
         pytest.param((2, 10), id="two members of 10", marks=pytest.mark.slow),
     ],
 )

@@ -157,6 +157,7 @@ def test_starts_are_drawn_as_in_the_originals() -> None:
             assert value.std() == pytest.approx(std, rel=0.05)
 
 
+@pytest.mark.slow
 def test_mapped_and_single_copies_agree() -> None:
     """A reset is a branch for one copy and a select for many: the episodes are the same."""
     env = Control("control", "pendulum", 3).functions()

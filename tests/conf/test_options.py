@@ -121,7 +121,9 @@ def test_every_option_is_a_job(option: str, monkeypatch: pytest.MonkeyPatch) -> 
         assert made.learner().n_params["total"] > 0
 
 
-@pytest.mark.parametrize("name", of("hparams"))
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * n.startswith("qscaled/")) for n in of("hparams")]
+)
 def test_every_hparams_option_has_a_value_for_each_task(name: str) -> None:
     """For each variant, task and published σ; and where the suite is installed, as a job."""
     values = composed(f"hparams={name}")[0]["hparams"] if name == "constant" else load(f"hparams/{name}")
@@ -162,6 +164,7 @@ def test_every_launcher_is_found_and_made(name: str) -> None:
 SWEPT = ("benchmark.task", "utd", "hparams.batch_size")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", of("sweep"))
 def test_a_sweeps_first_and_last_job_are_typed(name: str) -> None:
     first, *_, last = combinations(name)

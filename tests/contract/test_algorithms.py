@@ -17,7 +17,11 @@ from tests.contract.learners import ENV, ETA, OPTIONS, B, Learner, batch, data, 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 
-@pytest.fixture(params=OPTIONS)
+# One learner is compiled for the fast tests; the others take the same way.
+LEARNERS = [pytest.param(name, marks=[pytest.mark.slow] * (name != "sac")) for name in OPTIONS]
+
+
+@pytest.fixture(params=LEARNERS)
 def it(request: pytest.FixtureRequest) -> Learner:
     """A learner as its option has it, but narrow."""
     return learner(request.param)
@@ -172,7 +176,14 @@ def changes(it: Learner, updates: int) -> list[bool]:
 PER_STEP = [name for name in OPTIONS if "actor_updates" in OmegaConf.load(OPTIONS[name])]
 
 
-@pytest.mark.parametrize("utd", [Fraction(1, 2), Fraction(3, 2), Fraction(2), Fraction(3)], ids=str)
+@pytest.mark.parametrize(
+    "utd",
+    [
+        Fraction(3, 2),
+        *(pytest.param(utd, marks=pytest.mark.slow) for utd in (Fraction(1, 2), Fraction(2), Fraction(3))),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("name", PER_STEP)
 def test_one_actor_update_for_each_env_step(name: str, utd: Fraction) -> None:
     moved = changes(learner(name, utd=utd, actor_updates="per_env_step"), 12)

@@ -26,7 +26,8 @@ MORE = {
     "toy": ["reach"],
 }
 CASES = [(path.stem, task) for path in OPTIONS for task in (None, *MORE.get(path.stem, []))]
-SLOW = {"brax"}  # suites whose simulator takes half a minute to compile
+# Brax takes half a minute to compile; the other has its own tests beside dm_control.
+SLOW = {("brax", None), ("brax", "reacher"), ("control", "cartpole_swingup")}
 NOTHING_RANDOM = {("toy", "reach")}
 # under random actions
 ENDS_EARLY = {("brax", "hopper"), ("gym", "Hopper-v4"), ("humanoid_bench", "h1-pole-v0"), ("toy", "reach")}
@@ -79,7 +80,7 @@ def driver(bench: Any, seed: int) -> Driver:
 
 
 @pytest.fixture(
-    params=[pytest.param(case, marks=pytest.mark.slow) if case[0] in SLOW else case for case in CASES],
+    params=[pytest.param(case, marks=pytest.mark.slow) if case in SLOW else case for case in CASES],
     ids=lambda case: f"{case[0]}-{case[1] or 'default'}",
 )
 def case(request: pytest.FixtureRequest) -> tuple[str, str | None]:
