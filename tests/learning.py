@@ -5,6 +5,7 @@ python -m tests.learning pendulum halfcheetah  only those whose name contains on
 
 A check trains its seeds through the ordinary command line into the study's records, so one that is recorded costs
 nothing, and compares the mean over seeds with the published mean: two-sided within 3·std·√(1/n + 1/n_ref), or a floor.
+Where nothing is published, another learner and random actions stand beside it.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ import warnings
 from dataclasses import dataclass
 from datetime import date
 from math import sqrt
+from typing import Any
 
+import numpy as np
+
+from rlscale.job import Job, job_from
 from rlscale.spec import run_id
 from rlscale.store import Store
 from rlscale.train import versions
-
-SEEDS = (0, 1, 2, 3)
 
 
 @dataclass(frozen=True)
@@ -45,10 +48,11 @@ class Check:
     name: str
     overrides: tuple[str, ...]
     column: str
-    at: int  # env step
+    at: int  # env step; 0: episodes of uniformly random actions
     window: int  # env steps before `at` whose rows are averaged
-    expected: Published | float  # a float is a floor
+    expected: Published | float | None  # a float is a floor, None stands beside another check
     source: str
+    seeds: int = 4
 
 
 def sac(task: str, utd: str, batch_size: int, learning_rate: str, env_steps: int) -> tuple[str, ...]:
@@ -105,18 +109,26 @@ CHECKS = (
 )
 
 
-def measure(check: Check) -> list[float]:
-    """The level of each seed: the mean of the column's rows in (at − window, at]."""
+def job_of(check: Check) -> Job:
+    """All its seeds, as one job."""
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
     from rlscale.door import CONF
-    from rlscale.job import job_from
 
     warnings.filterwarnings("ignore", message=r"provider=hydra.searchpath")  # no emitted options are needed
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = OmegaConf.to_container(compose("train", [*check.overrides, f"seed={list(SEEDS)}"]), resolve=True)
-    job = job_from(config, {}, ())  # type: ignore[arg-type]
+        config = OmegaConf.to_container(
+            compose("train", [*check.overrides, f"seed={list(range(check.seeds))}"]), resolve=True
+        )
+    return job_from(config, {}, ())  # type: ignore[arg-type]
+
+
+def measure(check: Check) -> list[float]:
+    """The level of each seed: the mean of the column's rows in (at − window, at]."""
+    job = job_of(check)
+    if not check.at:
+        return [at_random(job, member.seed)[check.column] for member in job.members]
     levels = []
     for member in job.members:
         with (Store().runs / run_id(job.spec, member) / "curve.csv").open() as file:
@@ -126,28 +138,51 @@ def measure(check: Check) -> list[float]:
     return levels
 
 
+def at_random(job: Job, seed: int) -> dict[str, float]:
+    """Return and success of the first episode of each copy of a host task."""
+    suite: Any = job.benchmark
+    env, rng, spec = suite.make(seed), np.random.default_rng(seed), suite.spec()
+    env.reset()
+    returns, success, over = (np.zeros(suite.num_envs) for _ in range(3))
+    while not over.all():
+        out = env.step(rng.uniform(-1, 1, (len(over), spec.action_dim)).astype(np.float32))
+        returns += (1 - over) * out.reward
+        success += (1 - over) * suite.succeeded(out.final_obs)
+        over = np.maximum(over, out.terminated | out.truncated)
+    env.close()
+    return {"eval_return": returns.mean(), "eval_success": success.mean()}
+
+
+def figure(value: float) -> str:
+    """A return as a whole number, a share with two decimals."""
+    return f"{value:,.0f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
 def main(words: list[str]) -> int:
     """Run the chosen checks and print the table; returns the number that failed."""
     checks = [c for c in CHECKS if not words or any(w in c.name for w in words)]
     # One process for each seed, so that all cores work: the members are the same either way.
-    for overrides in dict.fromkeys(c.overrides for c in checks):
-        seeds = ",".join(map(str, SEEDS))
+    for overrides, n in dict.fromkeys((c.overrides, c.seeds) for c in checks if c.at):
+        seeds = ",".join(map(str, range(n)))
         subprocess.run([sys.executable, "-m", "rlscale.train", "-m", *overrides, f"seed={seeds}"], check=True)
     failed = 0
     print(f"\n{date.today()} · " + ", ".join(f"{k} {v}" for k, v in versions().items()))
-    print(f"{'check':<25} {'mean':>8} {'of seeds':<28} {'must be':<20} {'verdict':<8} basis")
+    print(f"{'check':<28} {'mean':>8} {'of seeds':<28} {'must be':<20} {'verdict':<8} basis")
     for check in checks:
         levels = measure(check)
         mean = sum(levels) / len(levels)
         if isinstance(check.expected, Published):
             low, high = check.expected.band(len(levels))
-            bar = f"{low:,.0f} … {high:,.0f}"
+            bar = f"{figure(low)} … {figure(high)}"
+        elif check.expected is None:
+            low, high, bar = -float("inf"), float("inf"), "(beside the others)"
         else:
-            low, high, bar = check.expected, float("inf"), f"≥ {check.expected:,.0f}"
+            low, high, bar = check.expected, float("inf"), f"≥ {figure(check.expected)}"
         held = low <= mean <= high
         failed += not held
-        each = ", ".join(f"{v:,.0f}" for v in levels)
-        print(f"{check.name:<25} {mean:>8,.0f} {each:<28} {bar:<20} {'held' if held else 'MISSED':<8} {check.source}")
+        verdict = "" if check.expected is None else "held" if held else "MISSED"
+        each = ", ".join(map(figure, levels))
+        print(f"{check.name:<28} {figure(mean):>8} {each:<28} {bar:<20} {verdict:<8} {check.source}")
     return failed
 
 
