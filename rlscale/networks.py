@@ -73,31 +73,32 @@ def tanh_gaussian(noise: Array, mean: Array, log_std: Array) -> tuple[Array, Arr
 def layer_norm(x: Array, scale: Array, bias: Array) -> Array:
     """(x − mean) / √(variance + 1e-6) · scale + bias over the last axis: [..., n], [n], [n] -> [..., n].
 
-    flax's LayerNorm with its sums, and its gradient's, as products with a vector of ones: XLA's CPU compiler adds up a
-    row one number after another, and is fast at matrix products.
+    flax's LayerNorm with its sums over a row, and its gradient's, as products with a vector: XLA's CPU compiler adds up
+    a row one number after another, and is fast at matrix products.
     """
     return _layer_norm(x, scale, bias)[0]
 
 
 def _layer_norm(x: Array, scale: Array, bias: Array) -> tuple[Array, tuple[Array, Array, Array]]:
-    centred = x - _mean(x)
-    inverse = jax.lax.rsqrt(_mean(centred**2) + 1e-6)
+    ones = jnp.ones_like(scale)
+    centred = x - _mean(x, ones)
+    inverse = jax.lax.rsqrt(_mean(centred**2, ones) + 1e-6)
     normal = centred * inverse
     return normal * scale + bias, (normal, inverse, scale)
 
 
 def _layer_norm_gradient(kept: tuple[Array, Array, Array], slope: Array) -> tuple[Array, Array, Array]:
     normal, inverse, scale = kept
-    by_normal = slope * scale
-    by_x = inverse * (by_normal - _mean(by_normal) - normal * _mean(by_normal * normal))
+    by_scale = slope * normal
+    by_x = inverse * (slope * scale - _mean(slope, scale) - normal * _mean(by_scale, scale))
     batch = tuple(range(slope.ndim - 1))
-    return by_x, (slope * normal).sum(batch), slope.sum(batch)
+    return by_x, by_scale.sum(batch), slope.sum(batch)
 
 
-def _mean(x: Array) -> Array:  # [..., n] -> [..., 1]
-    ones = jnp.ones(x.shape[-1], x.dtype)
+def _mean(x: Array, weight: Array) -> Array:
+    """Of x·weight over the last axis; [..., n], [n] -> [..., 1]."""
     # The highest precision, or a GPU may round what it adds up to ten bits.
-    return jnp.dot(x, ones, precision=jax.lax.Precision.HIGHEST)[..., None] / x.shape[-1]
+    return jnp.dot(x, weight, precision=jax.lax.Precision.HIGHEST)[..., None] / x.shape[-1]
 
 
 layer_norm.defvjp(_layer_norm, _layer_norm_gradient)
