@@ -69,6 +69,12 @@ def bro(task: str, width: int, blocks: int, batch_size: int, env_steps: int, *mo
     return ("algorithm=bro", "benchmark=dmc", f"benchmark.task={task}", "utd=2", *size, *budget, *more)
 
 
+def parallel(suite: str, task: str, copies: int, utd: str) -> tuple[str, ...]:
+    """A task of many copies, B = 512, η = 5e-4."""
+    chosen = (f"benchmark={suite}", f"benchmark.task={task}", f"benchmark.num_envs={copies}", f"utd={utd}")
+    return (*chosen, "hparams.batch_size=512", "hparams.learning_rate=5e-4")
+
+
 PAPER = "scaling paper's runs, 8 seeds"
 PENDULUM = (
     *("algorithm=sac", "benchmark=gym", "benchmark.task=Pendulum-v1", "utd=1"),
@@ -82,6 +88,14 @@ BRO_PAPER = "BRO's ablation runs, 10 seeds"
 STOCK = ("algorithm.reset.mode=env_steps", "algorithm.reset.at=[15001]")
 DMC_CHEETAH = bro("cheetah-run", 128, 1, 128, 100_000, *STOCK)
 CARTPOLE = bro("cartpole-swingup", 128, 1, 128, 40_000)
+PQL = ("algorithm=pql", "algorithm.hidden=[256,128,64]")
+ANT = (*PQL, *parallel("brax", "ant", 128, "1/16"), "budget.env_steps=512000", "budget.warmup_steps=12800")
+ANT = (*ANT, "budget.log_every=64000", "budget.eval_every=512000", "budget.eval_episodes=16")
+PUSH = (*parallel("franka", "franka_push", 256, "1/64"), "benchmark.spread=0.15", "budget.warmup_steps=25600")
+PUSH = (*PUSH, "budget.log_every=128000", "budget.eval_every=1024000", "budget.eval_episodes=64")
+PUSH = (*PUSH, "budget.replay_capacity=1000000")
+SAC_PUSH = ("algorithm=sac", *PUSH, "budget.env_steps=5120000")
+PQL_PUSH = (*PQL, "algorithm.reward_scale=0.01", *PUSH, "budget.env_steps=6000000")
 CHECKS = (
     Check("pendulum", PENDULUM, "eval_return", 6_000, 1, -250.0, "a floor; plain SAC gets −114±43"),
     Check("halfcheetah σ=1 15k", CHEETAH_1, "train_return", 15_000, 3_000, Published(513, 168, 8), PAPER),
@@ -106,6 +120,13 @@ CHECKS = (
             (100_000, Published(365.1, 32.0, 10)),
         )
     ),
+    Check("pql brax ant 512k", ANT, "eval_return", 512_000, 1, 2_000.0, "a floor; standing still pays 1,000"),
+    Check("random franka_push return", PUSH, "eval_return", 0, 1, None, "first episodes of 256 copies"),
+    Check("sac franka_push 5.1M return", SAC_PUSH, "eval_return", 5_120_000, 1, None, "64 episodes", seeds=1),
+    Check("pql franka_push 5.1M return", PQL_PUSH, "eval_return", 5_120_000, 1, None, "64 episodes", seeds=2),
+    Check("random franka_push success", PUSH, "eval_success", 0, 1, None, "first episodes of 256 copies"),
+    Check("sac franka_push 5.1M success", SAC_PUSH, "eval_success", 5_120_000, 1, None, "64 episodes", seeds=1),
+    Check("pql franka_push 5.1M success", PQL_PUSH, "eval_success", 5_120_000, 1, 0.2, "a floor", seeds=2),
 )
 
 
@@ -167,7 +188,7 @@ def main(words: list[str]) -> int:
         subprocess.run([sys.executable, "-m", "rlscale.train", "-m", *overrides, f"seed={seeds}"], check=True)
     failed = 0
     print(f"\n{date.today()} · " + ", ".join(f"{k} {v}" for k, v in versions().items()))
-    print(f"{'check':<28} {'mean':>8} {'of seeds':<28} {'must be':<20} {'verdict':<8} basis")
+    print(f"{'check':<30} {'mean':>8} {'of seeds':<28} {'must be':<20} {'verdict':<8} basis")
     for check in checks:
         levels = measure(check)
         mean = sum(levels) / len(levels)
@@ -182,7 +203,7 @@ def main(words: list[str]) -> int:
         failed += not held
         verdict = "" if check.expected is None else "held" if held else "MISSED"
         each = ", ".join(map(figure, levels))
-        print(f"{check.name:<28} {figure(mean):>8} {each:<28} {bar:<20} {verdict:<8} {check.source}")
+        print(f"{check.name:<30} {figure(mean):>8} {each:<28} {bar:<20} {verdict:<8} {check.source}")
     return failed
 
 
