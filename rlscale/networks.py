@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -11,6 +12,12 @@ import jax.numpy as jnp
 from rlscale.types import Array
 
 LOG_STD_MIN, LOG_STD_MAX = -10.0, 2.0
+
+
+@functools.cache  # every job of a sweep asks, and following an initialisation takes longer than all else in `make`
+def parameter_shapes(network: nn.Module, *inputs: int) -> Any:
+    """A network's parameters as shapes, for inputs of these lengths."""
+    return jax.eval_shape(network.init, jax.random.key(0), *(jnp.zeros(n) for n in inputs))
 
 
 class MLP(nn.Module):

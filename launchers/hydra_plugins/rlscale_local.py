@@ -21,8 +21,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
+from launchers.sweep_loader import SweepLoader
 from rlscale.progress import Meter, duration
 from rlscale.store import Store
 
@@ -47,7 +48,8 @@ class LocalPool(Launcher):
         self.workers = workers
 
     def setup(self, *, hydra_context: HydraContext, task_function: Callable[..., Any], config: DictConfig) -> None:
-        """Hydra hands over what it knows."""
+        """Hydra hands over what it knows; its sweeper composes with this loader too, to check the jobs."""
+        hydra_context.config_loader = SweepLoader(hydra_context.config_loader)  # type: ignore[assignment]
         self.context, self.task, self.config = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
@@ -61,9 +63,7 @@ class LocalPool(Launcher):
         jobs = []
         for config in configs:
             HydraConfig.instance().set_config(config)
-            with open_dict(config):
-                task_config = config.copy()
-                del task_config["hydra"]
+            task_config = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
             jobs.append(self.task.typed_job(task_config))  # type: ignore[attr-defined]
         if asked_platform is None:
             del os.environ["JAX_PLATFORMS"]

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rlscale.networks import DeterministicPolicy, TwinHead
+from rlscale.networks import DeterministicPolicy, TwinHead, parameter_shapes
 from rlscale.td import count, descend, due, matmul_weights, polyak
 from rlscale.types import Algorithm, Array, EnvSpec, Hyper, Metrics, NStep, TrainState, Transition
 
@@ -214,7 +214,10 @@ class PQL:
             metrics |= {"critic_loss": loss, "actor_loss": of_actor}
             return state.replace(key=key, updates=state.updates + 1), metrics
 
-        shapes = jax.eval_shape(init, jax.random.key(0), Hyper(jnp.float32(0))).params
+        shapes = {
+            "critic": parameter_shapes(networks[0], env.obs_dim, env.action_dim),
+            "actor": parameter_shapes(networks[1], env.obs_dim),
+        }
         n = {name: count(p) for name, p in shapes.items()}
         total = 2 * n["critic"] + n["actor"]
         n |= {"total": total, "double_critic": n["critic"], "paper": n["critic"] + n["actor"]}

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rlscale.networks import GaussianPolicy, TwinQ, tanh_gaussian
+from rlscale.networks import GaussianPolicy, TwinQ, parameter_shapes, tanh_gaussian
 from rlscale.td import count, descend, due, matmul_weights, polyak
 from rlscale.types import Algorithm, Array, EnvSpec, Hyper, Metrics, TrainState, Transition
 
@@ -138,7 +138,11 @@ class SAC:
             metrics |= actor_metrics | {"temperature": jnp.exp(state.params["log_temperature"])}
             return state.replace(key=key, updates=state.updates + 1), metrics
 
-        shapes = jax.eval_shape(init, jax.random.key(0), Hyper(jnp.float32(0))).params
+        shapes = {
+            "critic": parameter_shapes(critic, env.obs_dim, env.action_dim),
+            "actor": parameter_shapes(actor, env.obs_dim),
+            "log_temperature": jnp.float32(0),
+        }
         n = {name: count(p) for name, p in shapes.items()}
         # Per row: critic: target policy and target critic forward (2 each), online forward and backward (2 + 4);
         # actor: its forward and backward (2 + 4), the critic's forward and the backward to its input (2 + 2).
