@@ -1,17 +1,19 @@
 """`hydra/launcher=local`: the jobs of a multirun as pinned processes on this machine, a few at a time.
 
 Every job is composed and checked before the first one starts, jobs whose runs are all recorded start no process, and
-a job that another sweep is working on is left for later. One that fails says so at once; the others go on.
+a job that another sweep is working on is left for later. One that fails says so at once and again at the end; what
+comes then is `on_error`, `retries` and `give_up_after` of conf/hydra/launcher/local.yaml.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -26,10 +28,12 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from launchers.sweep_loader import SweepLoader
 from rlscale.progress import Meter, duration
 from rlscale.store import Store
+from rlscale.typed import Mistake, nearest
 
 POLL_S = 0.2  # between two looks at the processes
 HELD_POLL_S = 2.0  # while all that is left is held by other sweeps
 LOOK_S = 1.0  # between two looks at how far the runs are
+ON_ERROR = ("continue", "stop")
 
 
 class Running(NamedTuple):
@@ -41,11 +45,19 @@ class Running(NamedTuple):
     log: Path
 
 
+class Failure(NamedTuple):
+    """A job that failed for good, and what it said last."""
+
+    number: int
+    cause: str
+    log: Path
+
+
 class LocalPool(Launcher):
     """Hydra's launcher interface over a pool of processes."""
 
-    def __init__(self, workers: int | None):
-        self.workers = workers
+    def __init__(self, workers: int | None, on_error: str, retries: int, give_up_after: int):
+        self.workers, self.on_error, self.retries, self.give_up_after = workers, on_error, retries, give_up_after
 
     def setup(self, *, hydra_context: HydraContext, task_function: Callable[..., Any], config: DictConfig) -> None:
         """Hydra hands over what it knows; its sweeper composes with this loader too, to check the jobs."""
@@ -54,6 +66,7 @@ class LocalPool(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run all jobs; exits with 1 after the last one if some failed."""
+        self._check()
         setup_globals()
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that `_run` ends its processes
         # This process only plans; an accelerator is for the jobs.
@@ -80,6 +93,17 @@ class LocalPool(Launcher):
             for o, c, j in zip(job_overrides, configs, jobs, strict=True)
         ]
 
+    def _check(self) -> None:
+        """Raises Mistake if an option cannot be."""
+        if self.on_error not in ON_ERROR:
+            raise Mistake(
+                f"hydra.launcher.on_error={self.on_error}: there is no such way; {nearest(self.on_error, ON_ERROR)}"
+            )
+        for name, least in (("workers", 1), ("retries", 0), ("give_up_after", 0)):
+            value = getattr(self, name)
+            if value is not None and (type(value) is not int or value < least):
+                raise Mistake(f"hydra.launcher.{name}={value}: give a whole number, {least} or more")
+
     def _compose(self, overrides: list[str], number: int) -> DictConfig:
         config = self.context.config_loader.load_sweep_config(self.config, overrides)
         with open_dict(config):
@@ -98,12 +122,12 @@ class LocalPool(Launcher):
             note = ", not run again for a video" if log.video else ""
             print(f"sweep: {len(jobs) - len(waiting)} of {len(jobs)} jobs are recorded already{note}", file=sys.stderr)
         folder = store.root / "log" / f"{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
-        running, failed = list[Running](), list[Running]()
+        running, failed, attempts, stopped = list[Running](), list[Failure](), Counter[int](), False
         started = looked = time.monotonic()
         try:
             with Meter("sweep", log.progress, log.every_s) as meter:
-                while waiting or running:
-                    for number in list(waiting) if free else ():
+                while running or (waiting and not stopped):
+                    for number in list(waiting) if free and not stopped else ():
                         if jobs[number].missing(store) and not jobs[number].free(store):
                             continue  # another sweep is at it: look again later
                         waiting.remove(number)
@@ -115,9 +139,26 @@ class LocalPool(Launcher):
                     for job in [r for r in running if r.process.poll() is not None]:
                         running.remove(job)
                         free.append(job.cores)
-                        if job.process.returncode:
-                            failed.append(job)
-                            print(f"failed: {jobs[job.number].label}: {last_words(job.log)}", file=sys.stderr)
+                        if not job.process.returncode:
+                            continue
+                        cause = why(job.process.returncode, job.log)
+                        attempts[job.number] += 1
+                        again = attempts[job.number] <= self.retries
+                        note = f", trying again ({attempts[job.number]} of {self.retries})" if again else ""
+                        print(f"failed{note}: {jobs[job.number].label}: {cause}", file=sys.stderr)
+                        if again:
+                            waiting.append(job.number)
+                        else:
+                            failed.append(Failure(job.number, cause, job.log))
+                            stopped |= self.on_error == "stop"
+                    ended = len(costs) - costs.count(0) - len(waiting) - len(running)
+                    if not stopped and hopeless(failed, ended, self.give_up_after):
+                        stopped = True
+                        print(
+                            f"the first {len(failed)} jobs all failed the same way, so no other is started "
+                            "(hydra.launcher.give_up_after=0 starts them all)",
+                            file=sys.stderr,
+                        )
                     if time.monotonic() - looked >= LOOK_S:
                         looked = time.monotonic()
                         left = [costs[i] for i in waiting]
@@ -129,19 +170,26 @@ class LocalPool(Launcher):
             for job in running:
                 job.process.terminate()
         if failed:
-            print(f"{len(failed)} of {len(jobs)} jobs failed; the same command runs them again:", file=sys.stderr)
-            for job in failed:
-                print(f"  {jobs[job.number].label}: {last_words(job.log)}  ({job.log})", file=sys.stderr)
+            left_out = f", {len(waiting)} were not started" if waiting else ""
+            print(
+                f"{len(failed)} of {len(jobs)} jobs failed{left_out}; the same command runs them again:",
+                file=sys.stderr,
+            )
+            for failure in failed:
+                print(f"  {jobs[failure.number].label}: {failure.cause}  ({failure.log})", file=sys.stderr)
             sys.exit(1)
         if log.progress and total:
             print(f"sweep: all {len(jobs)} jobs recorded after {duration(time.monotonic() - started)}", file=sys.stderr)
 
+    def _command(self, overrides: Sequence[str]) -> list[str]:
+        ours = ("hydra.mode", "hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.sweeper")
+        of_hydra = [o for o in self.config.hydra.overrides.hydra if not o.lstrip("+~").startswith(ours)]
+        return [sys.executable, "-m", "rlscale.train", *overrides, *of_hydra, "hydra/launcher=basic"]
+
     def _start(self, number: int, overrides: Sequence[str], cores: frozenset[int], folder: Path) -> Running:
         folder.mkdir(parents=True, exist_ok=True)
         log = folder / f"{number:04d}.log"
-        ours = ("hydra.mode", "hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.sweeper")
-        of_hydra = [o for o in self.config.hydra.overrides.hydra if not o.lstrip("+~").startswith(ours)]
-        command = [sys.executable, "-m", "rlscale.train", *overrides, *of_hydra, "hydra/launcher=basic"]
+        command = self._command(overrides)
         # The child inherits this thread's cores, so they are set before JAX counts them for its thread pool.
         mine = os.sched_getaffinity(0)
         try:
@@ -174,7 +222,19 @@ def eta(elapsed: float, total: float, left: Sequence[float], workers: int) -> fl
     return max(sum(left), *(cost * workers for cost in left), 0.0) * elapsed / done
 
 
-def last_words(log: Path) -> str:
-    """The last line that a job printed: the sentence or the exception."""
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1] if lines else "it said nothing"
+def hopeless(failed: Sequence[Failure], ended: int, limit: int) -> bool:
+    """Whether all `ended` jobs, `limit` or more (0: never), have failed the same way, whatever numbers they said."""
+    alike = {re.sub(r"[\d.]+", "#", failure.cause) for failure in failed}
+    return 0 < limit <= len(failed) == ended and len(alike) == 1
+
+
+def why(code: int, log: Path) -> str:
+    """The signal that ended a job, if one did, and the last line that it printed: the sentence or the exception."""
+    lines = [
+        line for line in log.read_text(errors="replace").splitlines()[1:] if line.strip()
+    ]  # the first: its command
+    said = lines[-1] if lines else "it said nothing"
+    if code >= 0:
+        return said
+    hint = ", as a kernel does that is out of memory" if code == -signal.SIGKILL else ""
+    return f"ended by {signal.Signals(-code).name}{hint}; its last line: {said}"

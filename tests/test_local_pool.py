@@ -1,0 +1,156 @@
+"""hydra/launcher=local: which jobs of a sweep run, and what is said of those that fail."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import launchers
+from rlscale.job import Log
+from rlscale.store import Store
+from rlscale.typed import Mistake
+
+launchers.discover()
+from hydra_plugins import rlscale_local  # noqa: E402  found once the folder is on the path
+
+FINE, LATE, BROKEN, DEAD = "fine", "late", "broken", "dead"
+PROGRAM = """
+import os, sys, time
+from pathlib import Path
+done, how, number = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+first = not done.with_suffix(".tried").exists()
+done.with_suffix(".tried").touch()
+if how == "broken" or (how == "late" and first):
+    print("starting")
+    sys.exit(f"no {number} such thing")
+if how == "dead":
+    os.kill(os.getpid(), 9)
+done.touch()
+"""
+
+
+@dataclass(frozen=True)
+class Platform:
+    platform: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Fake:
+    """What the pool asks of a job; its record is a file."""
+
+    done: Path
+    label: str
+    log = Log(True, 10.0, video=False)
+    compute = Platform()
+
+    def nominal_seconds(self) -> float:
+        return 1.0
+
+    def missing(self, _: Store) -> list[int]:
+        return [] if self.done.exists() else [0]
+
+    def free(self, _: Store) -> bool:
+        return True
+
+    def note_asker(self, _: Store) -> None:
+        pass
+
+    def share_done(self, _: Store) -> float:
+        return 0.0
+
+
+class Pool(rlscale_local.LocalPool):  # type: ignore[misc]  # found at run time
+    def _command(self, overrides: Sequence[str]) -> list[str]:
+        return [sys.executable, *overrides]
+
+
+@pytest.fixture
+def sweep(study: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Any:
+    """Runs jobs of the given kinds one after the other; returns exit code, what was said, and which were tried."""
+    monkeypatch.setattr(rlscale_local, "POLL_S", 0.01)
+
+    def run(*kinds: str, **options: Any) -> tuple[int, str, list[int]]:
+        study.mkdir(exist_ok=True)
+        jobs = [Fake(study / f"{i}.done", f"job {i}") for i in range(len(kinds))]
+        (study / "program.py").write_text(PROGRAM)
+        words = [
+            [str(study / "program.py"), str(job.done), kind, str(i)]
+            for i, (job, kind) in enumerate(zip(jobs, kinds, strict=True))
+        ]
+        pool = Pool(**{"workers": 1, "on_error": "continue", "retries": 0, "give_up_after": 0} | options)
+        try:
+            pool._check()
+            pool._run(jobs, words)
+            code = 0
+        except SystemExit as end:
+            code = int(end.code or 0)
+        tried = sorted(int(path.stem) for path in study.glob("*.tried"))
+        return code, capfd.readouterr().err, tried
+
+    return run
+
+
+def test_all_that_failed_are_named_with_their_causes(sweep: Any) -> None:
+    code, said, tried = sweep(FINE, BROKEN, FINE, DEAD)
+    assert code == 1 and tried == [0, 1, 2, 3]
+    assert said.index("failed: job 1: no 1 such thing") < said.index("failed: job 3: ended by SIGKILL")  # at once …
+    table = said[said.index("2 of 4 jobs failed; the same command runs them again:") :]  # … and at the end
+    assert re.search(r"job 1: no 1 such thing  \(.*0001\.log\)", table)
+    assert re.search(
+        r"job 3: ended by SIGKILL, .*out of memory; its last line: it said nothing  \(.*0003\.log\)", table
+    )
+
+
+def test_what_succeeded_is_not_run_again(sweep: Any, study: Path) -> None:
+    assert sweep(FINE, BROKEN, FINE)[0] == 1
+    for path in study.glob("*.tried"):
+        path.unlink()
+    code, said, tried = sweep(FINE, FINE, FINE)
+    assert (code, tried) == (0, [1]) and "2 of 3 jobs are recorded already" in said
+
+
+def test_the_first_failure_may_stop_the_others(sweep: Any) -> None:
+    code, said, tried = sweep(FINE, BROKEN, FINE, FINE, on_error="stop")
+    assert code == 1 and tried == [0, 1]
+    assert "1 of 4 jobs failed, 2 were not started; the same command runs them again:" in said
+
+
+def test_a_failed_job_may_be_tried_again(sweep: Any) -> None:
+    code, said, _ = sweep(LATE, FINE, retries=2)
+    assert code == 0 and "failed, trying again (1 of 2): job 0: no 0 such thing" in said
+    code, said, _ = sweep(FINE, FINE, BROKEN, retries=2)
+    assert code == 1 and said.count("trying again") == 2 and "1 of 3 jobs failed;" in said
+
+
+@pytest.mark.parametrize(
+    ("kinds", "tried"),
+    [
+        ((BROKEN, BROKEN, BROKEN, FINE, FINE), [0, 1, 2]),  # alike but for a number
+        ((BROKEN, DEAD, BROKEN, FINE, FINE), [0, 1, 2, 3, 4]),
+        ((FINE, BROKEN, BROKEN, BROKEN, FINE), [0, 1, 2, 3, 4]),
+    ],
+)
+def test_a_sweep_that_cannot_work_is_given_up(sweep: Any, kinds: tuple[str, ...], tried: list[int]) -> None:
+    code, said, ran = sweep(*kinds, give_up_after=3)
+    assert code == 1 and ran == tried
+    assert ("all failed the same way" in said) == (len(tried) == 3)
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ({"on_error": "continu"}, "hydra.launcher.on_error=continu: there is no such way; did you mean continue?"),
+        ({"workers": 0}, "hydra.launcher.workers=0: give a whole number, 1 or more"),
+        ({"retries": -1}, "hydra.launcher.retries=-1: give a whole number, 0 or more"),
+        ({"give_up_after": 1.5}, "hydra.launcher.give_up_after=1.5: give a whole number, 0 or more"),
+    ],
+)
+def test_mistakes_are_sentences(sweep: Any, option: dict[str, Any], said: str) -> None:
+    with pytest.raises(Mistake, match=re.escape(said)):
+        sweep(FINE, **option)
