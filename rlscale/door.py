@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import errno
 import functools
 import os
 import re
@@ -16,6 +17,8 @@ from typing import Any, NoReturn
 
 from rlscale.typed import Mistake, nearest
 
+# What a user can mend outside of the program: a full disk or quota, a place where nothing may be written.
+FULL_OR_FORBIDDEN = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}
 CONF = Path(__file__).resolve().parent.parent / "conf"
 
 
@@ -35,13 +38,13 @@ def door(main: Callable[[Any], Any], config: str, home: Path = CONF) -> None:
     def task(cfg: Any) -> Any:
         try:
             return main(cfg)
-        except Mistake as mistake:  # caught here, since Hydra would print the job's overrides above the sentence
-            fail(str(mistake))
+        except (Mistake, OSError) as error:  # caught here, since Hydra would print the job's overrides above it
+            fail(told(error))
 
     try:
         hydra.main(version_base="1.3", config_path=str(home), config_name=config)(task)()
-    except Mistake as mistake:
-        fail(str(mistake))
+    except (Mistake, OSError) as error:
+        fail(told(error))
     except (HydraException, OmegaConfBaseException) as error:
         fail(sentence(error, config, home))
     except ValueError as error:
@@ -58,6 +61,16 @@ def scratch() -> str:
     folder = tempfile.mkdtemp(prefix="rlscale-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
+
+
+def told(error: Mistake | OSError) -> str:
+    """What a user can mend, as a sentence; raises `error` again if it is something else."""
+    if isinstance(error, Mistake):
+        return str(error)
+    if error.errno not in FULL_OR_FORBIDDEN:
+        raise error
+    what = f"{error.filename or 'a file'}: {error.strerror}"
+    return f"{what}; free or allow it, or name another study: RLSCALE_STUDY=..."
 
 
 def fail(message: str) -> NoReturn:

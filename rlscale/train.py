@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -144,6 +145,16 @@ def train(job: Job, recordings: Mapping[Member, Recording]) -> None:
                 recording.finish(head | measured(job, recording, learner, time.monotonic() - clock) | provenance)
             except ClaimLost as lost:  # this process was suspended for minutes; the other's result is as good
                 print(f"{job.label}: {lost}", file=sys.stderr)
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        what = " ".join(str(error).split("\n")[0].split()) or "no memory is left"
+        if not isinstance(error, MemoryError) and not re.search(
+            "out of memory|RESOURCE_EXHAUSTED", what, re.IGNORECASE
+        ):
+            raise
+        raise Mistake(
+            f"{job.label}: out of memory ({what}); pack fewer members, or lower budget.replay_capacity, "
+            "benchmark.num_envs, hparams.batch_size or the learner's size"
+        ) from error
     finally:
         for recording in recordings.values():
             recording.release()

@@ -176,6 +176,25 @@ def test_a_mistake_is_one_sentence(desk: Desk, words: list[str], named: str, men
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "study", "said"),
+    [
+        ([*TINY, "algorithm.width=100000000", "algorithm.depth=2"], "study", "sac track σ=1 B=16 ×1: out of memory ("),
+        ([*TINY], "file/study", "file/study"),
+        (["-m", *TINY, "utd=1,2"], "file/study", "file/study"),
+    ],
+    ids=["memory", "folder", "folder of a sweep"],
+)
+def test_what_the_machine_lacks_is_one_sentence(desk: Desk, words: list[str], study: str, said: str) -> None:
+    (desk.here.parent / "file").touch()  # in the place of a folder: also root may not write there
+    desk.environment["RLSCALE_STUDY"] = str(desk.here.parent / study)
+    process = desk.start(*words)
+    err = process.communicate(timeout=120)[1]
+    assert process.returncode == 2 and err.count("\n") == 1 and said in err, err
+    assert not list(desk.here.parent.rglob("record.json")) and not list(desk.here.parent.rglob("claim.json"))
+
+
+@pytest.mark.slow
 def test_a_sweep_and_the_same_again(whole: Desk) -> None:
     records = whole.records()
     assert len(records) == 8
