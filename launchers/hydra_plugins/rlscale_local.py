@@ -45,14 +45,6 @@ class Running(NamedTuple):
     log: Path
 
 
-class Failure(NamedTuple):
-    """A job that failed for good, and what it said last."""
-
-    number: int
-    cause: str
-    log: Path
-
-
 class LocalPool(Launcher):
     """Hydra's launcher interface over a pool of processes."""
 
@@ -122,12 +114,12 @@ class LocalPool(Launcher):
             note = ", not run again for a video" if log.video else ""
             print(f"sweep: {len(jobs) - len(waiting)} of {len(jobs)} jobs are recorded already{note}", file=sys.stderr)
         folder = store.root / "log" / f"{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
-        running, failed, attempts, stopped = list[Running](), list[Failure](), Counter[int](), False
+        running, failures = list[Running](), Failures(self.on_error, self.retries, self.give_up_after)
         started = looked = time.monotonic()
         try:
             with Meter("sweep", log.progress, log.every_s) as meter:
-                while running or (waiting and not stopped):
-                    for number in list(waiting) if free and not stopped else ():
+                while running or (waiting and not failures.stop):
+                    for number in list(waiting) if free and not failures.stop else ():
                         if jobs[number].missing(store) and not jobs[number].free(store):
                             continue  # another sweep is at it: look again later
                         waiting.remove(number)
@@ -140,25 +132,9 @@ class LocalPool(Launcher):
                         running.remove(job)
                         free.append(job.cores)
                         if not job.process.returncode:
-                            continue
-                        cause = why(job.process.returncode, job.log)
-                        attempts[job.number] += 1
-                        again = attempts[job.number] <= self.retries
-                        note = f", trying again ({attempts[job.number]} of {self.retries})" if again else ""
-                        print(f"failed{note}: {jobs[job.number].label}: {cause}", file=sys.stderr)
-                        if again:
+                            failures.good = True
+                        elif failures.again(job, jobs[job.number].label):
                             waiting.append(job.number)
-                        else:
-                            failed.append(Failure(job.number, cause, job.log))
-                            stopped |= self.on_error == "stop"
-                    ended = len(costs) - costs.count(0) - len(waiting) - len(running)
-                    if not stopped and hopeless(failed, ended, self.give_up_after):
-                        stopped = True
-                        print(
-                            f"the first {len(failed)} jobs all failed the same way, so no other is started "
-                            "(hydra.launcher.give_up_after=0 starts them all)",
-                            file=sys.stderr,
-                        )
                     if time.monotonic() - looked >= LOOK_S:
                         looked = time.monotonic()
                         left = [costs[i] for i in waiting]
@@ -169,14 +145,10 @@ class LocalPool(Launcher):
         finally:
             for job in running:
                 job.process.terminate()
-        if failed:
+        if failures.causes:
             left_out = f", {len(waiting)} were not started" if waiting else ""
-            print(
-                f"{len(failed)} of {len(jobs)} jobs failed{left_out}; the same command runs them again:",
-                file=sys.stderr,
-            )
-            for failure in failed:
-                print(f"  {jobs[failure.number].label}: {failure.cause}  ({failure.log})", file=sys.stderr)
+            head = f"{len(failures.causes)} of {len(jobs)} jobs failed{left_out}; the same command runs them again:"
+            print("\n  ".join([head, *failures.causes]), file=sys.stderr)
             sys.exit(1)
         if log.progress and total:
             print(f"sweep: all {len(jobs)} jobs recorded after {duration(time.monotonic() - started)}", file=sys.stderr)
@@ -194,13 +166,47 @@ class LocalPool(Launcher):
         mine = os.sched_getaffinity(0)
         try:
             os.sched_setaffinity(0, cores)
-            with log.open("wb") as file:
+            with log.open("ab") as file:  # behind what a failed try left
                 file.write((" ".join(command) + "\n").encode())
                 file.flush()
                 process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
         finally:
             os.sched_setaffinity(0, mine)
         return Running(number, process, cores, log)
+
+
+class Failures:
+    """The failed jobs of a sweep, told as they come; `stop` says that no other job is to start."""
+
+    def __init__(self, on_error: str, retries: int, give_up_after: int):
+        self.on_error, self.retries, self.give_up_after = on_error, retries, give_up_after
+        self.tries = Counter[int]()
+        self.causes = list[str]()  # a line for each job that failed for good
+        self.kinds = set[str]()  # their causes without numbers
+        self.good = False  # whether any job has succeeded
+        self.stop = False
+
+    def again(self, job: Running, label: str) -> bool:
+        """Note that the job failed; returns whether to try it once more."""
+        cause = why(job.process.returncode, job.log)
+        self.tries[job.number] += 1
+        again = self.tries[job.number] <= self.retries
+        note = f", trying again ({self.tries[job.number]} of {self.retries})" if again else ""
+        print(f"failed{note}: {label}: {cause}", file=sys.stderr)
+        if again:
+            return True
+        self.causes.append(f"{label}: {cause}  ({job.log})")
+        self.kinds.add(re.sub(r"[\d.]+", "#", cause))
+        if self.on_error == "stop":
+            self.stop = True
+        elif not self.good and len(self.kinds) == 1 and len(self.causes) == self.give_up_after:
+            self.stop = True
+            print(
+                f"the first {len(self.causes)} jobs all failed the same way, so no other is started "
+                "(hydra.launcher.give_up_after=0 starts them all)",
+                file=sys.stderr,
+            )
+        return False
 
 
 def slots(workers: int | None, platform: str) -> list[frozenset[int]]:
@@ -220,12 +226,6 @@ def eta(elapsed: float, total: float, left: Sequence[float], workers: int) -> fl
     if done <= 0:
         return None
     return max(sum(left), *(cost * workers for cost in left), 0.0) * elapsed / done
-
-
-def hopeless(failed: Sequence[Failure], ended: int, limit: int) -> bool:
-    """Whether all `ended` jobs, `limit` or more (0: never), have failed the same way, whatever numbers they said."""
-    alike = {re.sub(r"[\d.]+", "#", failure.cause) for failure in failed}
-    return 0 < limit <= len(failed) == ended and len(alike) == 1
 
 
 def why(code: int, log: Path) -> str:
