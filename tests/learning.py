@@ -120,7 +120,7 @@ CHECKS = (
             (100_000, Published(365.1, 32.0, 10)),
         )
     ),
-    Check("pql brax ant 512k", ANT, "eval_return", 512_000, 1, 2_000.0, "a floor; standing still pays 1,000"),
+    Check("pql brax ant 512k", ANT, "eval_return", 512_000, 1, 2_000.0, "a floor; standing still pays 1,000", 3),
     Check("random franka_push return", PUSH, "eval_return", 0, 1, None, "first episodes of 256 copies"),
     Check("sac franka_push 5.1M return", SAC_PUSH, "eval_return", 5_120_000, 1, None, "64 episodes", seeds=1),
     Check("pql franka_push 5.1M return", PQL_PUSH, "eval_return", 5_120_000, 1, None, "64 episodes", seeds=2),
