@@ -43,10 +43,10 @@ def door(main: Callable[[Any], Any], config: str, home: Path = CONF) -> None:
 
     try:
         hydra.main(version_base="1.3", config_path=str(home), config_name=config)(task)()
+    except (HydraException, OmegaConfBaseException) as error:  # one of Hydra's is an OSError too
+        fail(sentence(error, config, home))
     except (Mistake, OSError) as error:
         fail(told(error))
-    except (HydraException, OmegaConfBaseException) as error:
-        fail(sentence(error, config, home))
     except ValueError as error:
         if "override must be" not in str(error):  # an empty key, which Hydra does not call an error of its own
             raise

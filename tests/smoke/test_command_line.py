@@ -59,7 +59,7 @@ class Desk:
     def train(self, *words: str, module: str = "rlscale.train") -> str:
         """The output of a command that succeeds; warnings of any library would be in it."""
         process = self.start(*words, module=module)
-        out, err = process.communicate(timeout=300)
+        out, err = process.communicate(timeout=600)
         assert process.returncode == 0, err
         assert "Warning" not in err and "Traceback" not in err, err
         return out + err
@@ -298,13 +298,13 @@ def test_the_loop_closes_for_pql_on_brax(desk: Desk) -> None:
     levels = ("reference=brax", "reference.ceiling.inverted_pendulum=20", "reference.thresholds=[200,250,300]")
     small = ("algorithm.hidden=[8,8]", "benchmark.num_envs=16", "seed=[0,1]", "hparams.learning_rate=[1e-3,2e-3]")
     budget = ("budget.env_steps=6400", "budget.warmup_steps=640", "budget.log_every=320")
-    desk.train("-m", "sweep=brax-small", *small, *budget)
+    desk.train("-m", "sweep=brax-small", "hparams.batch_size=32", *small, *budget)
     fit = ("name=loop", "select.sweep=brax-small", "threshold=reachable", *levels)
     desk.train(*fit, "utd=[1/32,1/24]", "seeds=[0]", module="analysis.hparams")
     desk.train("-m", "sweep=fitted/loop")
     desk.train("name=loop", *levels, module="analysis.laws")
     ran = [(r["spec"]["utd"], r["utd_realised"], r["transitions"]) for r in desk.records().values()]
-    assert len(ran) == 24 + 2 and all(asked == made and steps == 6400 for asked, made, steps in ran)
+    assert len(ran) == 12 + 2 and all(asked == made and steps == 6400 for asked, made, steps in ran)
     assert {utd for utd, *_ in ran} == {"1/32", "1/24", "1/16", "1/8"}
     laws = json.loads((desk.study / "fits" / "loop" / "laws.json").read_text())
     assert [law["threshold"] for law in laws["data"]] == [200, 250, 300]
