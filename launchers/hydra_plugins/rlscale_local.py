@@ -230,10 +230,8 @@ def eta(elapsed: float, total: float, left: Sequence[float], workers: int) -> fl
 
 def why(code: int, log: Path) -> str:
     """The signal that ended a job, if one did, and the last line that it printed: the sentence or the exception."""
-    lines = [
-        line for line in log.read_text(errors="replace").splitlines()[1:] if line.strip()
-    ]  # the first: its command
-    said = lines[-1] if lines else "it said nothing"
+    printed = log.read_text(errors="replace").splitlines()[1:]  # behind the command
+    said = next((line for line in reversed(printed) if line.strip()), "it said nothing")
     if code >= 0:
         return said
     hint = ", as a kernel does that is out of memory" if code == -signal.SIGKILL else ""
