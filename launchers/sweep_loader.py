@@ -1,4 +1,4 @@
-"""Composes the jobs of a sweep: what they share once, where Hydra composes each of them twice, 0.1 s a time."""
+"""Composes the jobs of a sweep: what they share once, where Hydra composes each of them twice."""
 
 from __future__ import annotations
 

@@ -51,6 +51,23 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.fixture
+def hydra(study: Path) -> Iterator[None]:
+    """What rlscale.door sets up around a job, to compose configs of `rlscale.train` in this process."""
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from omegaconf import OmegaConf
+
+    from rlscale.door import CONF, scratch
+
+    OmegaConf.register_new_resolver("rlscale_scratch", scratch, use_cache=True, replace=True)
+    (study / "conf").mkdir(parents=True)
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield
+    GlobalHydra.instance().clear()
+
+
 @pytest.fixture(scope="session")
 def published() -> Path:
     """The published runs and numbers, used in place and never copied; the test is skipped where they are absent."""

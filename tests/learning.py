@@ -89,11 +89,15 @@ STOCK = ("algorithm.reset.mode=env_steps", "algorithm.reset.at=[15001]")
 DMC_CHEETAH = bro("cheetah-run", 128, 1, 128, 100_000, *STOCK)
 CARTPOLE = bro("cartpole-swingup", 128, 1, 128, 40_000)
 PQL = ("algorithm=pql", "algorithm.hidden=[256,128,64]")
-ANT = (*PQL, *parallel("brax", "ant", 128, "1/16"), "budget.env_steps=512000", "budget.warmup_steps=12800")
-ANT = (*ANT, "budget.log_every=64000", "budget.eval_every=512000", "budget.eval_episodes=16")
-PUSH = (*parallel("franka", "franka_push", 256, "1/64"), "benchmark.spread=0.15", "budget.warmup_steps=25600")
-PUSH = (*PUSH, "budget.log_every=128000", "budget.eval_every=1024000", "budget.eval_episodes=64")
-PUSH = (*PUSH, "budget.replay_capacity=1000000")
+ANT = (
+    *(*PQL, *parallel("brax", "ant", 128, "1/16"), "budget.env_steps=512000", "budget.warmup_steps=12800"),
+    *("budget.log_every=64000", "budget.eval_every=512000", "budget.eval_episodes=16"),
+)
+PUSH = (
+    *(*parallel("franka", "franka_push", 256, "1/64"), "benchmark.spread=0.15", "budget.warmup_steps=25600"),
+    *("budget.log_every=128000", "budget.eval_every=1024000", "budget.eval_episodes=64"),
+    "budget.replay_capacity=1000000",
+)
 SAC_PUSH = ("algorithm=sac", *PUSH, "budget.env_steps=5120000")
 PQL_PUSH = (*PQL, "algorithm.reward_scale=0.01", *PUSH, "budget.env_steps=6000000")
 CHECKS = (

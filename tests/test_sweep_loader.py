@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
-
 import pytest
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
-from hydra.initialize import initialize_config_dir
 from hydra.types import RunMode
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
-import launchers
 from launchers.sweep_loader import SweepLoader
-from rlscale.door import CONF, scratch
 
 JOBS = [
     ["sweep=quickstart", "benchmark.task=pendulum", "utd=1/4", "hparams.batch_size=32"],
@@ -28,20 +21,15 @@ JOBS = [
 
 
 @pytest.fixture
-def hydra(study: Path) -> Iterator[Any]:
-    launchers.discover()
-    OmegaConf.register_new_resolver("rlscale_scratch", scratch, use_cache=True, replace=True)
-    (study / "conf").mkdir(parents=True)
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        loader = GlobalHydra.instance().config_loader()
-        assert isinstance(loader, ConfigLoaderImpl)
-        yield loader, loader.load_configuration("train", [], RunMode.MULTIRUN)
-    GlobalHydra.instance().clear()
+def loader(hydra: None) -> tuple[ConfigLoaderImpl, DictConfig]:
+    """Hydra's own, and the config of a sweep without any override."""
+    theirs = GlobalHydra.instance().config_loader()
+    assert isinstance(theirs, ConfigLoaderImpl)
+    return theirs, theirs.load_configuration("train", [], RunMode.MULTIRUN)
 
 
-def test_jobs_are_composed_as_hydra_does(hydra: Any) -> None:
-    theirs, master = hydra
+def test_jobs_are_composed_as_hydra_does(loader: tuple[ConfigLoaderImpl, DictConfig]) -> None:
+    theirs, master = loader
     ours = SweepLoader(theirs)
     for job in [*JOBS, *JOBS]:  # the second time from what is kept
         configs = ours.load_sweep_config(master, job), theirs.load_sweep_config(master, job)
@@ -52,12 +40,12 @@ def test_jobs_are_composed_as_hydra_does(hydra: Any) -> None:
         ours.jobs.clear()
 
 
-def test_what_hydra_refuses_is_refused_in_its_words(hydra: Any) -> None:
-    theirs, master = hydra
+def test_what_hydra_refuses_is_refused_in_its_words(loader: tuple[ConfigLoaderImpl, DictConfig]) -> None:
+    theirs, master = loader
     for words in (["udt=1"], ["algorithm=sax"], ["utd=1", "budget.env_step=3"], ["algorithm.width.x=1"]):
         said = []
-        for loader in (SweepLoader(theirs), theirs):
+        for composer in (SweepLoader(theirs), theirs):
             with pytest.raises(HydraException) as refused:
-                loader.load_sweep_config(master, words)
+                composer.load_sweep_config(master, words)
             said.append(str(refused.value))
         assert said[0] == said[1]

@@ -38,7 +38,7 @@ def check(best: Setting, of: Allocator) -> None:
     assert best.sigma == pytest.approx(of.line().sigma(best.n_params), rel=1e-8)
 
 
-@settings(max_examples=300)
+@settings(max_examples=1000)
 @given(allocators, deltas)
 def test_no_setting_is_cheaper_for_a_budget(of: Allocator, delta: float) -> None:
     best = of.cheapest(delta)

@@ -53,14 +53,8 @@ def test_there_and_back(tmp_path: Path, door: Door, with_steps: bool) -> None:
     assert door("ingest", tmp_path / "again", *ABOUT, f"source.path={tmp_path / 'back.zip'}").returncode == 0
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param("dmc_baseline_utd2", marks=pytest.mark.slow),
-        pytest.param("gym_baseline_utd2", marks=pytest.mark.slow),
-        pytest.param("dmc_sweep", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["dmc_baseline_utd2", "gym_baseline_utd2", "dmc_sweep"])
 def test_the_authors_zips_there_and_back(published: Path, tmp_path: Path, door: Door, name: str) -> None:
     path = published / "qscaled" / f"{name}.zip"
     assert door("ingest", tmp_path, *ABOUT, f"source.path={path}").returncode == 0

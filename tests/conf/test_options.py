@@ -6,15 +6,14 @@ from __future__ import annotations
 import itertools
 import re
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
@@ -23,8 +22,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.utils import instantiate
 from omegaconf import OmegaConf, open_dict
 
-import launchers
-from rlscale.door import CONF, scratch
+from rlscale.door import CONF
 from rlscale.hparams import Laws
 from rlscale.job import Job, component, job_from
 from rlscale.typed import Mistake
@@ -38,21 +36,12 @@ OPTIONS = [
 ]
 
 
+pytestmark = pytest.mark.usefixtures("hydra")
+
+
 def of(group: str) -> list[str]:
     """The options of a group, as they are named on the command line."""
     return [option.removeprefix(f"{group}/") for option in OPTIONS if option.startswith(f"{group}/")]
-
-
-@pytest.fixture(autouse=True)
-def hydra(study: Path) -> Iterator[None]:
-    """What rlscale.door sets up around a job."""
-    launchers.discover()
-    OmegaConf.register_new_resolver("rlscale_scratch", scratch, use_cache=True, replace=True)
-    (study / "conf").mkdir(parents=True)
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        yield
-    GlobalHydra.instance().clear()
 
 
 def composed(*overrides: str) -> tuple[dict[str, Any], Any]:
