@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlscale import n_step, replay
+from rlscale import checkpoint, n_step, replay
 from rlscale.cycle import Executor, Learner, Now, Run, transition
 from rlscale.film import Film
-from rlscale.types import Array, Step, Transition
+from rlscale.types import Array, ResumableEnv, Step, Transition
 
 
 class HostExecutor(Executor):
@@ -60,6 +60,54 @@ class HostExecutor(Executor):
         """The learners start afresh, for the `count`-th time; the next action is the new policy's."""
         self.carries = self.fresh_all(self.carries, shared=np.uint32(count))
         self.action = None
+
+    def saved(self, m: int, step: int) -> checkpoint.Arrays:
+        """As Executor.saved, with the environments' state where the simulator can give it."""
+        env = self.envs[m]
+        own = {"obs": self.obs[m], "action": self.action[m], "running": self.running[m], "ended": self.ended[m]}
+        if self.job.replay == "host":
+            own["storage"] = self._filled_rows(self.storage[m], step)
+            own["window"] = self.windows[m] if self.returns.n > 1 else None
+        own["simulator"] = env.state() if isinstance(env, ResumableEnv) else None
+        return super().saved(m, step) | checkpoint.named(own, "host")
+
+    def restore(self, saved: Sequence[checkpoint.Arrays], step: int) -> bool:
+        """As Executor.restore. Environments that cannot be as they were begin episodes anew, from other seeds."""
+        storages = []
+        if self.job.replay == "host":
+            storages = [self._filled_up(checkpoint.rebuilt(self.storage[0], "host['storage']", a), step) for a in saved]
+            if self.returns.n > 1:
+                self.windows = [checkpoint.rebuilt(self.windows[0], "host['window']", a) for a in saved]
+        super().restore(saved, step)
+        for mine, rows in zip(self.storage if storages else (), storages, strict=True):
+            for kept, row in zip(mine, rows, strict=True):
+                kept[:] = row
+        self.ended = np.stack([a["host['ended']"] for a in saved])
+        exact = all("host['simulator']" in a for a in saved)
+        if exact:
+            for env, a in zip(self.envs, saved, strict=True):
+                env.resume(a["host['simulator']"].tobytes())  # type: ignore[attr-defined]
+            self.obs, self.action, self.running = (
+                np.stack([a[f"host['{name}']"] for a in saved]) for name in ("obs", "action", "running")
+            )
+        else:
+            self._begin_anew(step)
+        return exact
+
+    def _begin_anew(self, step: int) -> None:
+        """New episodes everywhere; a return over several steps ends with the episodes that were cut."""
+        for env in self.envs:
+            env.close()
+        seeds = [int(np.random.SeedSequence((m.seed, step)).generate_state(1)[0]) for m in self.job.members]
+        self.envs = [self.job.benchmark.make(seed) for seed in seeds]
+        self.obs, self.action = np.stack([env.reset() for env in self.envs]), None
+        if self.returns.n > 1 and self.job.replay == "host":
+            for window in self.windows:
+                window.over[-1] = True
+        elif self.returns.n > 1:
+            self.carries = [
+                c._replace(window=c.window._replace(over=c.window.over.at[..., -1, :].set(True))) for c in self.carries
+            ]
 
     def turn(self, learner: Learner, own: tuple[Any, Array], clock: tuple[Now, Now]) -> tuple[Learner, Array]:
         """Absorb a step, then choose the next action: one call of a compiled function where two would cost double.

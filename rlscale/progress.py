@@ -64,11 +64,13 @@ class Meter:
         if self.bar is not None:
             self.bar.stop()
 
-    def update(self, share: float, note: str = "", eta_s: float | None = None) -> None:
-        """`share` of the work is done; `eta_s` defaults to the time so far scaled by what is left."""
+    def update(self, share: float, note: str = "", eta_s: float | None = None, already: float = 0.0) -> None:
+        """`share` of the work is done, of which `already` was before; `eta_s` defaults to the time so far scaled by
+        what is left.
+        """
         elapsed = time.monotonic() - self.started
-        if eta_s is None and share > 0:
-            eta_s = elapsed * (1 - share) / share
+        if eta_s is None and share > already:
+            eta_s = elapsed * (1 - share) / (share - already)
         left = f"ETA {duration(eta_s)}" if eta_s is not None else "ETA unknown yet"
         text = " · ".join(part for part in (f"{100 * share:.0f} %", note, duration(elapsed), left) if part)
         if self.bar is not None:

@@ -13,14 +13,15 @@ import fcntl
 import json
 import math
 import os
+import shutil
 import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import psutil
 
@@ -64,6 +65,8 @@ class Store:
             holder = read_claim(folder)
             if (folder / "record.json").exists() or (holder is not None and alive(folder, holder)):
                 return None
+            for draft in (*folder.glob(".*"), *folder.glob("checkpoints/.*")):  # of who was killed while writing it
+                draft.unlink(missing_ok=True)
             token = uuid.uuid4().hex
             mine = {"host": socket.gethostname(), "pid": os.getpid(), "born": _born(os.getpid()), "token": token}
             write_atomically(folder / "claim.json", json.dumps(mine))
@@ -112,6 +115,26 @@ class Recording:
         self._stop = threading.Event()
         threading.Thread(target=self._beat, daemon=True).start()
 
+    def curve(self) -> str:
+        """The rows so far, as the file holds them."""
+        self._file.flush()
+        return (self.folder / "curve.csv").read_text()
+
+    def resume(self, curve: str) -> None:
+        """Go on behind the rows of an earlier process, of which it is the `curve`; none must have been appended."""
+        self._file.write(curve)
+        self._file.flush()
+        rows = list(csv.DictReader(curve.splitlines()))
+        if rows:
+            self._csv = csv.DictWriter(self._file, list(rows[0]), lineterminator="\n")
+            self.last = {name: number(text) for name, text in rows[-1].items()}
+            self.diverged = not_finite(self.last)
+
+    def holds(self) -> bool:
+        """Whether the run is still this process's to train."""
+        holder = read_claim(self.folder)
+        return holder is not None and holder["token"] == self.token
+
     def row(self, row: Mapping[str, Any]) -> None:
         """Append one logging point; after one with a number that is not finite the run counts as diverged.
 
@@ -126,31 +149,29 @@ class Recording:
         self._csv.writerow({k: "" if v is None else v for k, v in row.items()})
         self._file.flush()
         self.last = dict(row)
-        self.diverged = any(isinstance(v, float) and not math.isfinite(v) for v in row.values())
+        self.diverged = not_finite(row)
 
     def finish(self, record: Mapping[str, Any]) -> None:
         """Write the record, by rename, and let the claim go. Raises ClaimLost if the run was taken over."""
         self._file.flush()
         os.fsync(self._file.fileno())
-        holder = read_claim(self.folder)
-        if holder is None or holder["token"] != self.token:
+        if not self.holds():
             self.release()
             raise ClaimLost(f"{self.folder.name}: taken over by another process; its result counts, this one does not")
         write_atomically(self.folder / "record.json", json.dumps(record, indent=1) + "\n")
+        shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
         self.release()
 
     def release(self) -> None:
-        """Give the claim up; whoever asks next trains the member from the start unless it is finished."""
+        """Give the claim up; whoever asks next goes on with the member unless it is finished."""
         self._stop.set()
         self._file.close()
-        holder = read_claim(self.folder)
-        if holder is not None and holder["token"] == self.token:
+        if self.holds():
             (self.folder / "claim.json").unlink(missing_ok=True)
 
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT_S):
-            holder = read_claim(self.folder)
-            if holder is None or holder["token"] != self.token:
+            if not self.holds():
                 return
             with suppress(FileNotFoundError):  # released in between
                 os.utime(self.folder / "claim.json")
@@ -185,12 +206,30 @@ def _born(pid: int) -> float | None:
         return None
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """All of `content` under `path`, or nothing: a reader never sees half a file, nor does a crash leave one."""
+def number(text: str) -> float | int | None:
+    """What a cell of a curve holds: empty where nothing was measured."""
+    try:
+        return int(text) if text else None
+    except ValueError:
+        return float(text)
+
+
+def not_finite(row: Mapping[str, Any]) -> bool:
+    """Whether a logging point shows that the run has diverged."""
+    return any(isinstance(v, float) and not math.isfinite(v) for v in row.values())
+
+
+def write_atomically(path: Path, content: str | bytes | Callable[[BinaryIO], None]) -> None:
+    """All of `content` (or of what it writes) under `path`, or nothing: a reader never sees half a file, nor does a
+    crash leave one.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     with draft.open("wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
+        if callable(content):
+            content(file)
+        else:
+            file.write(content.encode() if isinstance(content, str) else content)
         file.flush()
         os.fsync(file.fileno())
     draft.replace(path)

@@ -5,6 +5,7 @@ python -m rlscale.train algorithm=sac benchmark=gym benchmark.task=HalfCheetah-v
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import re
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -68,7 +69,7 @@ def execute(job: Job) -> float | None:
     while lacking := job.missing(store):
         recordings = {m: r for m in lacking if (r := store.claim(job.spec, m)) is not None}
         if recordings:
-            train(job, recordings)
+            train_all(job, recordings)
         else:
             if not waiting and job.log.progress:
                 print(f"{job.label}: another process trains what is missing; waiting for it", file=sys.stderr)
@@ -94,10 +95,29 @@ def try_camera(job: Job) -> None:
         ) from error
 
 
+def train_all(job: Job, recordings: Mapping[Member, Recording]) -> None:
+    """Train the claimed members, those together that have come equally far; exits where a signal asks to."""
+    from rlscale.checkpoint import Stopped, together
+
+    try:
+        for pack in together(recordings):
+            train(job, pack)
+    except Stopped as stopped:
+        print(f"{job.label}: {stopped}", file=sys.stderr)
+        sys.exit(stopped.code)
+    finally:
+        for recording in recordings.values():
+            recording.release()
+
+
 def train(job: Job, recordings: Mapping[Member, Recording]) -> None:
-    """Train the claimed members as one pack and record each; a crash leaves no record."""
+    """Train members as one pack, from their last checkpoint if there is one, and record each; a crash leaves no record.
+
+    Raises Stopped where a signal asked to end.
+    """
     import jax
 
+    from rlscale.checkpoint import Clock, Keeper, Resumed
     from rlscale.cycle import Run
     from rlscale.film import Film
     from rlscale.loop import run
@@ -108,22 +128,35 @@ def train(job: Job, recordings: Mapping[Member, Recording]) -> None:
     replay = "device" if job.compute.replay == "auto" else job.compute.replay
     work = Run(learner, job.benchmark, list(recordings), cadence, job.spec.budget, job.spec.batch_size, pack, replay)
     films = [Film(job.benchmark.spec().episode_steps) for _ in recordings] if job.log.video else []
-    before: Mapping[str, Any] = {"env_step": 0, "updates": 0, "wall_s": 0.0}
+    keeper: Keeper | None = None
+    listening: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+    if job.checkpoint.every is not None:
+        keeper = Keeper(list(recordings.values()), 60 * job.checkpoint.every, versions(), job.label)
+        listening = keeper.listening()
+    meter, before = Meter(job.label, job.log.progress, job.log.every_s), dict[str, Any]()
     try:
-        with Meter(job.label, job.log.progress, job.log.every_s) as meter, closing(run(work, films)) as logged:
+        with listening, meter, contextlib.closing(run(work, films, keeper)) as logged:
             for rows in logged:
                 for recording, row in zip(recordings.values(), rows, strict=True):
                     recording.row(row)
                 if all(recording.diverged for recording in recordings.values()):
                     break
+                began = keeper.began if keeper else Clock()
+                before = before or {
+                    "env_step": began.step * cadence.num_envs,
+                    "updates": cadence.updates_after(began.step),
+                    "wall_s": began.wall_s,
+                }
                 step = int(rows[0]["env_step"] or 0)
                 returns = [float(row["train_return"]) for row in rows if row["train_return"] is not None]
                 note = f"step {step:,}" + (f", return {sum(returns) / len(returns):.1f}" if returns else "")
                 pace = throughput(before, rows[0], len(rows), job.spec.batch_size)
                 before, note = rows[0], " · ".join(part for part in (note, pace) if part)
-                meter.update(
-                    cadence.updates_after(step // cadence.num_envs) / cadence.updates_after(cadence.total), note
+                share, already = (
+                    cadence.updates_after(s) / cadence.updates_after(cadence.total)
+                    for s in (step // cadence.num_envs, began.step)
                 )
+                meter.update(share, note, already=already)
         videos = {r.folder / "evaluation.gif": f for r, f in zip(recordings.values(), films, strict=False) if f.frames}
         for path, film in videos.items():
             write_atomically(path, film.gif())
@@ -139,10 +172,12 @@ def train(job: Job, recordings: Mapping[Member, Recording]) -> None:
             "started": started.isoformat(timespec="seconds"),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        for member, recording in recordings.items():
+        wall_s = time.monotonic() - clock + (keeper.began.wall_s if keeper else 0.0)
+        for m, (member, recording) in enumerate(recordings.items()):
             head = {"schema": 1, "run_id": run_id(job.spec, member)} | identity(job.spec, member)
+            resumes = keeper.resumed[m] if keeper else Resumed()
             try:
-                recording.finish(head | measured(job, recording, learner, time.monotonic() - clock) | provenance)
+                recording.finish(head | measured(job, recording, learner, wall_s) | asdict(resumes) | provenance)
             except ClaimLost as lost:  # this process was suspended for minutes; the other's result is as good
                 print(f"{job.label}: {lost}", file=sys.stderr)
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
@@ -175,7 +210,6 @@ def measured(job: Job, recording: Recording, learner: Algorithm, wall_s: float) 
         "flops_per_update": learner.flops_per_update,
         "wall_s": round(wall_s, 3),
         "status": "diverged" if diverged else "finished",
-        "resumes": 0,
         "last": {name: None if diverged else last[name] for name in ("train_return", "eval_return")},
     }
 
