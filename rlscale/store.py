@@ -3,7 +3,11 @@
 ``study/runs/<run_id>/{spec.json, curve.csv, record.json}``, and ``evaluation.gif`` where a video was asked for. The
 record is written last, by rename, so its presence means "finished" and a crash at any moment leaves nothing that looks
 so. While a process trains a member it holds ``claim.json``, whose age is its heartbeat; a claim whose process is gone
-or whose heart has stopped is taken over.
+or whose heart has stopped is taken over. ``claims.jsonl`` tells who took the run, and who recorded it;
+``failure.json`` what ended the last try, if that was an error.
+
+Many hosts may share a study on a filesystem that has locks and renames files atomically. Their clocks may differ: ages
+are by the clock of the filesystem.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ import shutil
 import socket
 import threading
 import time
+import traceback
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -26,6 +31,7 @@ from typing import Any, BinaryIO
 import psutil
 
 from rlscale.spec import Member, RunSpec, canonical_json, identity, run_id
+from rlscale.typed import Mistake
 
 HEARTBEAT_S = 10.0
 STALE_S = 120.0  # a heart that has not beaten for so long has stopped: many beats, since clocks and disks stall
@@ -65,18 +71,30 @@ class Store:
             holder = read_claim(folder)
             if (folder / "record.json").exists() or (holder is not None and alive(folder, holder)):
                 return None
-            for draft in (*folder.glob(".*"), *folder.glob("checkpoints/.*")):  # of who was killed while writing it
-                draft.unlink(missing_ok=True)
+            for old in (*folder.glob(".*"), *folder.glob("checkpoints/.*"), folder / "failure.json"):
+                old.unlink(missing_ok=True)  # drafts of who was killed while writing them, and a word from the last try
             token = uuid.uuid4().hex
             mine = {"host": socket.gethostname(), "pid": os.getpid(), "born": _born(os.getpid()), "token": token}
             write_atomically(folder / "claim.json", json.dumps(mine))
+            log_claim(folder, "taken", token)
         write_atomically(folder / "spec.json", json.dumps(identity(spec, member), indent=1, sort_keys=True) + "\n")
         return Recording(folder, token)
 
     def held(self, run: str) -> bool:
         """Whether a living process is training this member."""
+        return self.holder(run) is not None
+
+    def holder(self, run: str) -> dict[str, Any] | None:
+        """The living process that trains this member, its `host` and `pid`, or None."""
         holder = read_claim(self.runs / run)
-        return holder is not None and alive(self.runs / run, holder)
+        return holder if holder is not None and alive(self.runs / run, holder) else None
+
+    def failure(self, run: str) -> str | None:
+        """What ended the last try of a run, if it was an error."""
+        try:
+            return str(json.loads((self.runs / run / "failure.json").read_text())["words"])
+        except FileNotFoundError:
+            return None
 
     def last_env_step(self, run: str) -> int:
         """How far the curve of a run under training has come; 0 before its first row."""
@@ -99,7 +117,13 @@ class Store:
     def _locked(self) -> Iterator[None]:
         """One process at a time looks at and takes claims; the kernel frees the lock of one that dies."""
         with (self.runs / ".lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX)
+            except OSError as error:
+                raise Mistake(
+                    f"RLSCALE_STUDY={self.root}: files cannot be locked there ({error.strerror}); mount it with locks "
+                    "or name a folder on another filesystem"
+                ) from error
             yield
 
 
@@ -159,8 +183,23 @@ class Recording:
             self.release()
             raise ClaimLost(f"{self.folder.name}: taken over by another process; its result counts, this one does not")
         write_atomically(self.folder / "record.json", json.dumps(record, indent=1) + "\n")
+        log_claim(self.folder, "recorded", self.token)
         shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
         self.release()
+
+    def fail(self, error: BaseException) -> None:
+        """Leave word of what ended the run, at once: ``failure.json``, until someone takes it up again."""
+        if (self.folder / "record.json").exists():  # of its pack another member failed
+            return
+        words = " ".join(str(error).split())
+        about = {
+            "words": f"{type(error).__name__}: {words}" if words else type(error).__name__,
+            "traceback": traceback.format_exception(error),
+            "host": socket.gethostname(),
+            "at": time.time(),
+        }
+        with suppress(OSError):  # a full disk may be the reason
+            write_atomically(self.folder / "failure.json", json.dumps(about, indent=1) + "\n")
 
     def release(self) -> None:
         """Give the claim up; whoever asks next goes on with the member unless it is finished."""
@@ -186,15 +225,32 @@ def read_claim(folder: Path) -> dict[str, Any] | None:
         return None
 
 
+def log_claim(folder: Path, event: str, token: str) -> None:
+    """Append a line: so short that lines of several processes never mix."""
+    about = {"event": event, "token": token, "host": socket.gethostname(), "pid": os.getpid(), "at": time.time()}
+    with (folder / "claims.jsonl").open("a") as file:
+        file.write(json.dumps(about) + "\n")
+
+
 def alive(folder: Path, holder: Mapping[str, Any]) -> bool:
     """Whether the claim's process still works: on this host by its process, elsewhere by its heartbeat."""
     if holder["host"] == socket.gethostname():
         born = _born(holder["pid"])
         return born is not None and born == float(holder["born"])
     try:
-        return time.time() - (folder / "claim.json").stat().st_mtime < STALE_S
+        return clock(folder.parent) - (folder / "claim.json").stat().st_mtime < STALE_S
     except FileNotFoundError:
         return False
+
+
+def clock(folder: Path) -> float:
+    """The time by the clock that stamps the folder's files, which may be a server's."""
+    probe = folder / ".clock"
+    try:
+        probe.touch()
+        return probe.stat().st_mtime
+    except OSError:  # who may only read goes by this host's
+        return time.time()
 
 
 def _born(pid: int) -> float | None:

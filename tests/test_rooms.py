@@ -86,6 +86,7 @@ ROOMS = [
     Room("rlscale/sinks.py", None, inside=("wandb",), never=("jax", *HYDRA, *CONCRETE, "analysis", "launchers")),
     # `launchers` only to put its plugins where Hydra looks for them
     Room("rlscale/train.py", None, never=("wandb", "analysis", *SIMULATORS)),
+    Room("rlscale/status.py", None, never=("jax", "wandb", "analysis", *CONCRETE, *SIMULATORS), inside=HYDRA),
     # loop, replay, checkpoint, diagnostics, and whatever comes beside them
     Room(
         "rlscale/*.py", None, never=("wandb", *HYDRA, *CONCRETE, "rlscale.train", "analysis", "launchers", *SIMULATORS)

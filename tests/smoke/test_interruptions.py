@@ -1,0 +1,123 @@
+"""Processes ended at any moment, by the real command lines: what was recorded stays, the rest is as if nothing was."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.smoke.desk import SWEEP, TINY, Desk
+
+OFTEN = "checkpoint.every=0.003"  # minutes
+KILLS = 100
+
+
+def without_resumes(results: dict[str, Any]) -> dict[str, Any]:
+    """What records and curves say, but for how often a run went on; none of these tasks is seeded anew."""
+    for record, _ in results.values():
+        assert record.pop("reseeded") == 0 and record.pop("resumes") >= 0
+    return results
+
+
+def end_when(desk: Desk, process: subprocess.Popen[str], number: int, rows: int) -> str:
+    """Send the signal once a curve has so many rows; what the process printed to standard error."""
+    patience = time.monotonic() + 240
+    while not any(path.read_text().count("\n") > rows for path in desk.study.glob("runs/*/curve.csv")):
+        assert process.poll() is None and time.monotonic() < patience, process.communicate()[1]
+        time.sleep(0.01)
+    os.killpg(process.pid, number)
+    return process.communicate(timeout=120)[1]
+
+
+TASKS = {
+    "gym": ("benchmark=gym", "benchmark.task=HalfCheetah-v4"),
+    "dmc": ("benchmark=dmc", "benchmark.task=cheetah-run"),
+    "control": ("benchmark=control",),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", TASKS)
+def test_a_run_that_is_ended_goes_on(task: str, desk: Desk, tmp_path: Path) -> None:
+    """By SIGTERM, by Ctrl-C and by SIGKILL in turn: then the record is that of a run that nothing ended."""
+    length = ("budget.env_steps=1600", "budget.log_every=40", "budget.eval_every=800", "hparams.batch_size=128")
+    words = (*TASKS[task], *TINY[1:], *length, "utd=2", "seed=[0,1]")
+    whole = Desk(tmp_path / "whole", desk.environment)
+    whole.train(*words)
+    for number, code, rows in ((signal.SIGTERM, 143, 6), (signal.SIGINT, 130, 14)):
+        process = desk.start(*words)
+        said = end_when(desk, process, number, rows)
+        assert process.returncode == code, said
+        assert said.count("a checkpoint is left at step ") == 1 and "Traceback" not in said
+        assert said.endswith("; the same command goes on from there\n")
+        assert not desk.records() and not list(desk.study.rglob("claim.json"))
+    process = desk.start(*words, OFTEN)
+    end_when(desk, process, signal.SIGKILL, rows=24)
+    desk.train(*words)
+    assert {record["resumes"] for record in desk.records().values()} == {3}
+    assert not list(desk.study.rglob("*.npz"))
+    assert without_resumes(desk.results()) == without_resumes(whole.results())
+
+
+@pytest.mark.slow
+def test_a_sweep_that_is_interrupted_goes_on(desk: Desk, whole: Desk) -> None:
+    """One Ctrl-C ends the pool and every job with a checkpoint, and nothing is left at work."""
+    process = desk.start(*SWEEP)
+    said = end_when(desk, process, signal.SIGINT, rows=4)
+    assert process.returncode == 130 and "the same command goes on from there" in said
+    assert not list(desk.study.rglob("claim.json")) and list(desk.study.rglob("*.npz"))
+    desk.train(*SWEEP)
+    assert any(record["resumes"] for record in desk.records().values())
+    assert without_resumes(desk.results()) == without_resumes(whole.results())
+
+
+@pytest.mark.slow
+def test_killed_a_hundred_times(desk: Desk, whole: Desk) -> None:
+    """`kill -9` of any process of a sweep at random moments: under Hydra's own launcher, under the pool, and two sweeps
+    at once. Then one more run, and all is recorded once, as if nothing had happened.
+    """
+    rng, killed = random.Random(0), 0
+    basic = (*(word for word in SWEEP if "hydra.launcher" not in word), "hydra/launcher=basic", OFTEN)
+    pool = (*SWEEP, OFTEN, "hydra.launcher.retries=1000")
+    for commands, kills in (([basic], KILLS // 5), ([pool], 2 * KILLS // 5), ([pool, pool], 2 * KILLS // 5)):
+        studies, processes = 1, list[subprocess.Popen[str] | None]([None] * len(commands))
+        here = Desk(desk.here / f"{len(commands)}-{commands[0] is pool}-{studies}", desk.environment)
+        while kills:
+            if len(here.records()) == 8:  # all survived: the next kills fall on another study
+                check(here, whole)
+                studies += 1
+                here = Desk(desk.here / f"{len(commands)}-{commands[0] is pool}-{studies}", desk.environment)
+            for i, command in enumerate(commands):
+                if processes[i] is None or processes[i].poll() is not None:  # type: ignore[union-attr]
+                    processes[i] = here.start(*command)
+            time.sleep(rng.uniform(0.2, 3.0))
+            tops = [psutil.Process(p.pid) for p in processes if p is not None and p.poll() is None]
+            tree = [q for top in tops for q in (top, *top.children(recursive=True))]
+            if tree:
+                rng.choice(tree).kill()
+                kills, killed = kills - 1, killed + 1
+        for p in processes:
+            if p is not None:
+                p.kill()
+        check(here, whole)
+    assert killed == KILLS
+
+
+def check(desk: Desk, whole: Desk) -> None:
+    """One more run makes the study whole, and each member was recorded by one process."""
+    desk.train(*SWEEP)
+    assert without_resumes(desk.results()) == without_resumes(whole.results())
+    left = ("claim.json", "*.npz", "checkpoints/.*", "runs/*/.*")
+    assert not [path for pattern in left for path in desk.study.rglob(pattern) if path.is_file()]
+    for path in desk.study.glob("runs/*/claims.jsonl"):
+        events = [json.loads(line) for line in path.read_text().splitlines()]
+        recorded = [event["token"] for event in events if event["event"] == "recorded"]
+        assert len(recorded) == 1 and events[-1] == events[-1] | {"event": "recorded"}
