@@ -17,12 +17,12 @@ import pytest
 from tests.smoke.desk import SWEEP, TINY, Desk
 
 OFTEN = "checkpoint.every=0.003"  # minutes
-KILLS = 100
 
 
 def without_resumes(results: dict[str, Any]) -> dict[str, Any]:
-    """What records and curves say, but for how often a run went on; none of these tasks is seeded anew."""
+    """What records and curves say, but for how often a run went on and by which command; none is seeded anew."""
     for record, _ in results.values():
+        del record["asked_by"]
         assert record.pop("reseeded") == 0 and record.pop("resumes") >= 0
     return results
 
@@ -79,36 +79,45 @@ def test_a_sweep_that_is_interrupted_goes_on(desk: Desk, whole: Desk) -> None:
     assert without_resumes(desk.results()) == without_resumes(whole.results())
 
 
+BASIC = (*(word for word in SWEEP if "hydra.launcher" not in word), "hydra/launcher=basic", OFTEN)
+POOL = (*SWEEP, OFTEN, "hydra.launcher.retries=1000")
+
+
 @pytest.mark.slow
-def test_killed_a_hundred_times(desk: Desk, whole: Desk) -> None:
-    """`kill -9` of any process of a sweep at random moments: under Hydra's own launcher, under the pool, and two sweeps
-    at once. Then one more run, and all is recorded once, as if nothing had happened.
+@pytest.mark.parametrize(
+    ("commands", "kills"), [((BASIC,), 20), ((POOL,), 40), ((POOL, POOL), 40)], ids=["basic", "local", "two sweeps"]
+)
+def test_killed_a_hundred_times(commands: list[tuple[str, ...]], kills: int, desk: Desk, whole: Desk) -> None:
+    """`kill -9` of any process of a sweep at random moments, the workers' among them. Then one more run, and all is
+    recorded once, as if nothing had happened.
     """
-    rng, killed = random.Random(0), 0
-    basic = (*(word for word in SWEEP if "hydra.launcher" not in word), "hydra/launcher=basic", OFTEN)
-    pool = (*SWEEP, OFTEN, "hydra.launcher.retries=1000")
-    for commands, kills in (([basic], KILLS // 5), ([pool], 2 * KILLS // 5), ([pool, pool], 2 * KILLS // 5)):
-        studies, processes = 1, list[subprocess.Popen[str] | None]([None] * len(commands))
-        here = Desk(desk.here / f"{len(commands)}-{commands[0] is pool}-{studies}", desk.environment)
-        while kills:
-            if len(here.records()) == 8:  # all survived: the next kills fall on another study
-                check(here, whole)
-                studies += 1
-                here = Desk(desk.here / f"{len(commands)}-{commands[0] is pool}-{studies}", desk.environment)
-            for i, command in enumerate(commands):
-                if processes[i] is None or processes[i].poll() is not None:  # type: ignore[union-attr]
-                    processes[i] = here.start(*command)
-            time.sleep(rng.uniform(0.2, 3.0))
-            tops = [psutil.Process(p.pid) for p in processes if p is not None and p.poll() is None]
-            tree = [q for top in tops for q in (top, *top.children(recursive=True))]
-            if tree:
-                rng.choice(tree).kill()
-                kills, killed = kills - 1, killed + 1
-        for p in processes:
-            if p is not None:
-                p.kill()
-        check(here, whole)
-    assert killed == KILLS
+    rng, done, studies = random.Random(kills), 0, [desk]
+    processes: list[subprocess.Popen[str]] = []
+    while done < kills:
+        if len(studies[-1].records()) == 8:  # it has survived: the next kills fall on another
+            studies.append(Desk(desk.here / str(len(studies)), desk.environment))
+            processes = end(processes)
+        ended = [process for process in processes if process.poll() is not None]
+        end(ended)
+        processes = [process for process in processes if process not in ended]
+        processes += [studies[-1].start(*command) for command in commands[len(processes) :]]
+        time.sleep(rng.uniform(0.2, 3.0))
+        tops = [psutil.Process(process.pid) for process in processes if process.poll() is None]
+        tree = [found for top in tops for found in (top, *top.children(recursive=True))]
+        if tree:
+            rng.choice(tree).kill()
+            done += 1
+    end(processes)
+    for study in studies:
+        check(study, whole)
+
+
+def end(processes: list[subprocess.Popen[str]]) -> list[subprocess.Popen[str]]:
+    """Kill them; their workers, if they still live, go on by themselves."""
+    for process in processes:
+        process.kill()
+        process.communicate()
+    return []
 
 
 def check(desk: Desk, whole: Desk) -> None:
