@@ -67,9 +67,9 @@ class Resumed:
 
 
 class Keeper:
-    """Writes a pack's checkpoints as they fall due and finds what it can go on from."""
+    """Writes a pack's checkpoints, every so many seconds or (None) never, and finds what it can go on from."""
 
-    def __init__(self, recordings: Sequence[Recording], every_s: float, versions: Mapping[str, str], label: str):
+    def __init__(self, recordings: Sequence[Recording], every_s: float | None, versions: Mapping[str, str], label: str):
         self.recordings, self.every_s, self.versions, self.label = recordings, every_s, dict(versions), label
         self.began = Clock()  # where this process took the run up
         self.resumed = [Resumed() for _ in recordings]
@@ -78,8 +78,11 @@ class Keeper:
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """While it lasts, SIGTERM and a first Ctrl-C end the run at its next step with a checkpoint."""
-        if threading.current_thread() is not threading.main_thread():  # Python gives signals to no other
+        """While it lasts, SIGTERM and a first Ctrl-C end the run at its next step, with a checkpoint.
+
+        Without effect where none are written, and outside of the main thread, since Python gives signals to no other.
+        """
+        if self.every_s is None or threading.current_thread() is not threading.main_thread():
             yield
             return
 
@@ -97,6 +100,8 @@ class Keeper:
 
     def due(self) -> bool:
         """Whether it is time for a checkpoint."""
+        if self.every_s is None:
+            return False
         return self._signal is not None or time.monotonic() - self._written >= self.every_s
 
     def keep(self, clock: Clock, num_envs: int, saved: Callable[[int], Arrays]) -> None:

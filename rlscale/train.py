@@ -23,7 +23,7 @@ import launchers
 from rlscale.door import door
 from rlscale.job import Job, job_from
 from rlscale.outlook import dry_report
-from rlscale.progress import Meter, counted, throughput
+from rlscale.progress import Meter, Pace, counted
 from rlscale.spec import Member, identity, plain, run_id
 from rlscale.store import ClaimLost, Recording, Store, write_atomically
 from rlscale.typed import Mistake
@@ -122,7 +122,7 @@ def train(job: Job, recordings: Mapping[Member, Recording]) -> None:
     """
     import jax
 
-    from rlscale.checkpoint import Clock, Keeper, Resumed
+    from rlscale.checkpoint import Keeper
     from rlscale.cycle import Run
     from rlscale.film import Film
     from rlscale.loop import run
@@ -133,71 +133,65 @@ def train(job: Job, recordings: Mapping[Member, Recording]) -> None:
     replay = "device" if job.compute.replay == "auto" else job.compute.replay
     work = Run(learner, job.benchmark, list(recordings), cadence, job.spec.budget, job.spec.batch_size, pack, replay)
     films = [Film(job.benchmark.spec().episode_steps) for _ in recordings] if job.log.video else []
-    keeper: Keeper | None = None
-    listening: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
-    if job.checkpoint.every is not None:
-        keeper = Keeper(list(recordings.values()), 60 * job.checkpoint.every, versions(), job.label)
-        listening = keeper.listening()
-    meter, before = Meter(job.label, job.log.progress, job.log.every_s), dict[str, Any]()
+    every_s = None if job.checkpoint.every is None else 60 * job.checkpoint.every
+    keeper = Keeper(list(recordings.values()), every_s, versions(), job.label)
+    pace = Pace(cadence, len(recordings), job.spec.batch_size)
+    meter = Meter(job.label, job.log.progress, job.log.every_s)
     try:
-        with listening, meter, contextlib.closing(run(work, films, keeper)) as logged:
+        with keeper.listening(), meter, contextlib.closing(run(work, films, keeper)) as logged:
             for rows in logged:
                 for recording, row in zip(recordings.values(), rows, strict=True):
                     recording.row(row)
                 if all(recording.diverged for recording in recordings.values()):
                     break
-                began = keeper.began if keeper else Clock()
-                before = before or {
-                    "env_step": began.step * cadence.num_envs,
-                    "updates": cadence.updates_after(began.step),
-                    "wall_s": began.wall_s,
-                }
-                step = int(rows[0]["env_step"] or 0)
-                returns = [float(row["train_return"]) for row in rows if row["train_return"] is not None]
-                note = f"step {step:,}" + (f", return {sum(returns) / len(returns):.1f}" if returns else "")
-                pace = throughput(before, rows[0], len(rows), job.spec.batch_size)
-                before, note = rows[0], " · ".join(part for part in (note, pace) if part)
-                share, already = (
-                    cadence.updates_after(s) / cadence.updates_after(cadence.total)
-                    for s in (step // cadence.num_envs, began.step)
-                )
-                meter.update(share, note, already=already)
+                meter.update(*pace.at(rows, keeper.began.step, keeper.began.wall_s))
         videos = {r.folder / "evaluation.gif": f for r, f in zip(recordings.values(), films, strict=False) if f.frames}
         for path, film in videos.items():
             write_atomically(path, film.gif())
             if job.log.progress:
                 print(f"{job.label}: {path}", file=sys.stderr)
-        provenance = {
-            "asked_by": dict(job.asked_by),
-            "source": None,
-            "git": git_state(),
-            "versions": versions(),
-            "device": f"{jax.devices()[0].platform}: {jax.devices()[0].device_kind}",
-            "pack_size": len(recordings),
-            "started": started.isoformat(timespec="seconds"),
-            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
-        wall_s = time.monotonic() - clock + (keeper.began.wall_s if keeper else 0.0)
-        for m, (member, recording) in enumerate(recordings.items()):
+        wall_s = time.monotonic() - clock + keeper.began.wall_s
+        about = provenance(job, len(recordings), started)
+        for (member, recording), resumed in zip(recordings.items(), keeper.resumed, strict=True):
             head = {"schema": 1, "run_id": run_id(job.spec, member)} | identity(job.spec, member)
-            resumes = keeper.resumed[m] if keeper else Resumed()
             try:
-                recording.finish(head | measured(job, recording, learner, wall_s) | asdict(resumes) | provenance)
+                recording.finish(head | measured(job, recording, learner, wall_s) | asdict(resumed) | about)
             except ClaimLost as lost:  # this process was suspended for minutes; the other's result is as good
                 print(f"{job.label}: {lost}", file=sys.stderr)
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        what = " ".join(str(error).split("\n")[0].split()) or "no memory is left"
-        if not isinstance(error, MemoryError) and not re.search(
-            "out of memory|RESOURCE_EXHAUSTED", what, re.IGNORECASE
-        ):
+        if (mistake := out_of_memory(job, error)) is None:
             raise
-        raise Mistake(
-            f"{job.label}: out of memory ({what}); pack fewer members, or lower budget.replay_capacity, "
-            "benchmark.num_envs, hparams.batch_size or the learner's size"
-        ) from error
+        raise mistake from error
     finally:
         for recording in recordings.values():
             recording.release()
+
+
+def out_of_memory(job: Job, error: Exception) -> Mistake | None:
+    """The sentence for an error that is about memory; None for another one."""
+    what = " ".join(str(error).split("\n")[0].split()) or "no memory is left"
+    if not isinstance(error, MemoryError) and not re.search("out of memory|RESOURCE_EXHAUSTED", what, re.IGNORECASE):
+        return None
+    return Mistake(
+        f"{job.label}: out of memory ({what}); pack fewer members, or lower budget.replay_capacity, "
+        "benchmark.num_envs, hparams.batch_size or the learner's size"
+    )
+
+
+def provenance(job: Job, pack_size: int, started: datetime) -> dict[str, Any]:
+    """The part of a record that says who asked for the run, and on what it was made."""
+    import jax
+
+    return {
+        "asked_by": dict(job.asked_by),
+        "source": None,
+        "git": git_state(),
+        "versions": versions(),
+        "device": f"{jax.devices()[0].platform}: {jax.devices()[0].device_kind}",
+        "pack_size": pack_size,
+        "started": started.isoformat(timespec="seconds"),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
 
 
 def measured(job: Job, recording: Recording, learner: Algorithm, wall_s: float) -> dict[str, Any]:
