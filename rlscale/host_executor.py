@@ -13,7 +13,8 @@ import numpy as np
 from rlscale import checkpoint, n_step, replay
 from rlscale.cycle import Executor, Learner, Now, Run, transition
 from rlscale.film import Film
-from rlscale.types import Array, ResumableEnv, Step, Transition
+from rlscale.typed import Mistake
+from rlscale.types import Array, HostEnv, ResumableEnv, Step, Transition
 
 
 class HostExecutor(Executor):
@@ -42,9 +43,7 @@ class HostExecutor(Executor):
         """One vector step and its updates; returns the next step's number."""
         now, then = (Now(*(x[0] for x in self.now(range(t, t + 1)))) for t in (step, step + 1))
         action = self.by_member(self.act_all(self.carries, self.obs, now)) if self.action is None else self.action
-        # A member that diverged goes on beside the others, and a simulator must not be fed NaN.
-        results = [env.step(np.nan_to_num(a)) for env, a in zip(self.envs, action, strict=True)]
-        out = Step(*map(np.stack, zip(*results, strict=True)))  # [M, E, ...]
+        out = self.stepped(self.envs, action)
         rows, over = transition(self.obs, action, out, self.job.algorithm.timeout_is_terminal)
         experience = (rows, over) if self.job.replay == "device" else (self.gather(rows, over, now), self.obs)
         turned = self.turn_all(self.carries, (experience, out.obs), (now, then))
@@ -55,6 +54,24 @@ class HostExecutor(Executor):
         self.running *= ~over
         self.obs = out.obs
         return step + 1
+
+    def stepped(self, envs: Sequence[HostEnv], action: np.ndarray) -> Step:
+        """What the members' environments make of actions [M, E, A], as [M, E, ...].
+
+        A member that diverged goes on beside the others, and a simulator must not be fed NaN. Raises Mistake where a
+        simulator fails, from its own error.
+        """
+        try:
+            results = [env.step(np.nan_to_num(a)) for env, a in zip(envs, action, strict=True)]
+        except (Mistake, MemoryError):
+            raise
+        except Exception as error:
+            what = " ".join(f"{type(error).__name__}: {error}".split())
+            raise Mistake(
+                f"benchmark.task={self.job.benchmark.task}: its simulator failed ({what}); failure.json in the run's "
+                "folder says where, and the same command goes on from the last checkpoint"
+            ) from error
+        return Step(*map(np.stack, zip(*results, strict=True)))
 
     def reset(self, count: int) -> None:
         """The learners start afresh, for the `count`-th time; the next action is the new policy's."""
@@ -170,9 +187,7 @@ class HostExecutor(Executor):
                 if alive[m, 0]:
                     film.look(envs[m])
             action = self.by_member(self.greedy_all(self.carries, obs))
-            out = Step(
-                *map(np.stack, zip(*(e.step(np.nan_to_num(a)) for e, a in zip(envs, action, strict=True)), strict=True))
-            )
+            out = self.stepped(envs, action)
             total += alive * out.reward
             if self.succeeded:
                 won |= alive & self.succeeded(out.final_obs)

@@ -79,6 +79,50 @@ def test_a_sweep_that_is_interrupted_goes_on(desk: Desk, whole: Desk) -> None:
     assert without_resumes(desk.results()) == without_resumes(whole.results())
 
 
+BROKEN = """
+import gymnasium, pathlib
+import numpy as np
+
+class Broken(gymnasium.Env):
+    observation_space = gymnasium.spaces.Box(-1, 1, (2,))
+    action_space = gymnasium.spaces.Box(-1, 1, (1,))
+    made = 0
+    def reset(self, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(2, np.float32), {}
+    def step(self, action):
+        self.made += 1
+        if self.made == 250 and not pathlib.Path("mended").exists():
+            raise ArithmeticError("the physics\\nexploded")
+        return self.np_random.uniform(-1, 1, 2).astype(np.float32), float(action[0]), False, False, {}
+
+gymnasium.register("Broken-v0", Broken, max_episode_steps=20)
+"""
+
+
+@pytest.mark.slow
+def test_a_simulator_that_fails_is_one_sentence_and_the_run_goes_on_when_it_is_mended(desk: Desk) -> None:
+    (desk.here / "broken.py").write_text(BROKEN)
+    desk.environment["PYTHONPATH"] += os.pathsep + str(desk.here)
+    words = ("benchmark=gym", "benchmark.task=broken:Broken-v0", *TINY[1:], "budget.log_every=50", OFTEN)
+    process = desk.start(*words)
+    _, said = process.communicate(timeout=240)
+    assert process.returncode == 2 and "Traceback" not in said
+    assert said.splitlines()[-1].startswith(
+        "error: benchmark.task=broken:Broken-v0: its simulator failed (ArithmeticError: the physics exploded); "
+    )
+    (failure,) = desk.study.glob("runs/*/failure.json")
+    left = json.loads(failure.read_text())
+    assert "the physics exploded" in left["words"] and any("broken.py" in line for line in left["traceback"])
+    assert not list(desk.study.rglob("claim.json")) and not desk.records()
+    told = desk.train(*words, module="rlscale.status")
+    assert "failed: sac broken:Broken-v0" in told and "1 run: 1 failed; nobody is at work" in told
+    (desk.here / "mended").touch()
+    desk.train(*words)
+    (record,) = desk.records().values()
+    assert record["resumes"] == 1 and not failure.exists()
+
+
 BASIC = (*(word for word in SWEEP if "hydra.launcher" not in word), "hydra/launcher=basic", OFTEN)
 POOL = (*SWEEP, OFTEN, "hydra.launcher.retries=1000")
 
