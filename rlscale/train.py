@@ -22,6 +22,7 @@ import launchers
 from rlscale.door import door
 from rlscale.job import Job, job_from
 from rlscale.progress import Meter, counted, duration, throughput
+from rlscale.sinks import Sink
 from rlscale.spec import Member, identity, plain, run_id
 from rlscale.store import ClaimLost, Recording, Store, write_atomically
 from rlscale.typed import Mistake
@@ -108,12 +109,15 @@ def train(job: Job, recordings: Mapping[Member, Recording]) -> None:
     replay = "device" if job.compute.replay == "auto" else job.compute.replay
     work = Run(learner, job.benchmark, list(recordings), cadence, job.spec.budget, job.spec.batch_size, pack, replay)
     films = [Film(job.benchmark.spec().episode_steps) for _ in recordings] if job.log.video else []
+    sink = Sink(job.log.wandb, job.spec, list(recordings), job.asked_by, job.label)
     before: Mapping[str, Any] = {"env_step": 0, "updates": 0, "wall_s": 0.0}
     try:
         with Meter(job.label, job.log.progress, job.log.every_s) as meter, closing(run(work, films)) as logged:
             for rows in logged:
+                told = [None if r.diverged else row for r, row in zip(recordings.values(), rows, strict=True)]
                 for recording, row in zip(recordings.values(), rows, strict=True):
                     recording.row(row)
+                sink.rows(told)
                 if all(recording.diverged for recording in recordings.values()):
                     break
                 step = int(rows[0]["env_step"] or 0)
@@ -124,9 +128,12 @@ def train(job: Job, recordings: Mapping[Member, Recording]) -> None:
                 meter.update(
                     cadence.updates_after(step // cadence.num_envs) / cadence.updates_after(cadence.total), note
                 )
-        videos = {r.folder / "evaluation.gif": f for r, f in zip(recordings.values(), films, strict=False) if f.frames}
-        for path, film in videos.items():
-            write_atomically(path, film.gif())
+        videos = [
+            (i, r.folder / "evaluation.gif") for i, r in enumerate(recordings.values()) if films and films[i].frames
+        ]
+        for index, path in videos:
+            write_atomically(path, films[index].gif())
+            sink.video(index, path)
             if job.log.progress:
                 print(f"{job.label}: {path}", file=sys.stderr)
         provenance = {
@@ -145,6 +152,7 @@ def train(job: Job, recordings: Mapping[Member, Recording]) -> None:
                 recording.finish(head | measured(job, recording, learner, time.monotonic() - clock) | provenance)
             except ClaimLost as lost:  # this process was suspended for minutes; the other's result is as good
                 print(f"{job.label}: {lost}", file=sys.stderr)
+        sink.finish()
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         what = " ".join(str(error).split("\n")[0].split()) or "no memory is left"
         if not isinstance(error, MemoryError) and not re.search(
@@ -158,6 +166,7 @@ def train(job: Job, recordings: Mapping[Member, Recording]) -> None:
     finally:
         for recording in recordings.values():
             recording.release()
+        sink.finish(failed=True)  # what is not finished yet
 
 
 def measured(job: Job, recording: Recording, learner: Algorithm, wall_s: float) -> dict[str, Any]:
