@@ -76,7 +76,9 @@ class Sink:
         with self._harmless():
             for part in parts(spec, members, asked.per):
                 chosen = [members[index] for index in part.prefixes]
-                self.runs.append((start(asked, spec, chosen, asked_by, part.id), part.prefixes))
+                run = start(asked, spec, chosen, asked_by, part.id)
+                self.runs.append((run, part.prefixes))
+                run.define_metric("*", step_metric="env_step")
 
     def rows(self, rows: Sequence[Mapping[str, Any] | None]) -> None:
         """Log one logging point: a row for each member, None for one whose rows do not count any more."""
@@ -108,7 +110,9 @@ class Sink:
         runs, self.runs = [run for run, _ in self.runs], []
         if runs:  # side by side, so that all together take no more than the patience of one
             with ThreadPoolExecutor(len(runs)) as pool:
-                list(pool.map(lambda run: run.finish(exit_code=int(failed)), runs))
+                ends = [pool.submit(run.finish, exit_code=int(failed)) for run in runs]
+            for end in ends:
+                end.result()
 
     @contextmanager
     def _harmless(self) -> Iterator[None]:
@@ -159,13 +163,14 @@ def start(asked: Wandb, spec: RunSpec, members: Sequence[Member], asked_by: Mapp
         finish_timeout_raises=True,
         stop_fn=lambda: None,  # a click in W&B would interrupt the whole pack
     )
-    if asked.mode == "online" and not wandb.login(prompt=False):
+    wandb.setup(wandb.Settings(mode=asked.mode, silent=True))  # whatever WANDB_MODE says
+    if asked.mode == "online" and not wandb.login(prompt=False):  # `init` would ask for a key at the terminal
         raise RuntimeError("not logged in: run `wandb login`, set WANDB_API_KEY, or log.wandb.mode=offline")
     folder = study_root().resolve()
     folder.mkdir(parents=True, exist_ok=True)
     seeds = ",".join(str(member.seed) for member in members)
     name = f"{spec.algorithm['name']} {spec.task} σ={spec.utd} B={spec.batch_size} η={members[0].learning_rate:g}"
-    run = wandb.init(
+    return wandb.init(
         mode=asked.mode,
         project=asked.project,
         entity=asked.entity,
@@ -179,8 +184,6 @@ def start(asked: Wandb, spec: RunSpec, members: Sequence[Member], asked_by: Mapp
         reinit="create_new",  # the runs of a pack live side by side
         settings=settings,
     )
-    run.define_metric("*", step_metric="env_step")
-    return run
 
 
 def described(spec: RunSpec, members: Sequence[Member], asked_by: Mapping[str, Any]) -> dict[str, Any]:
