@@ -34,7 +34,7 @@ class Wandb:
     entity: str | None
     per: Literal["member", "pack"]
     tags: tuple[str, ...]
-    send_every_s: float
+    send_every_s: int
     patience_s: float
 
     def __post_init__(self) -> None:
@@ -46,9 +46,10 @@ class Wandb:
         for tag in self.tags:
             if not 0 < len(tag) <= LONGEST_TAG:
                 raise ValueError(f"tags=[{tag}]: W&B takes tags of 1 to {LONGEST_TAG} letters; give such a one")
-        for key in ("send_every_s", "patience_s"):
-            if getattr(self, key) <= 0:
-                raise ValueError(f"{key}={getattr(self, key):g}: give a number of seconds above 0")
+        if self.send_every_s < 1:  # W&B's client counts whole seconds, and takes none for its own default
+            raise ValueError(f"send_every_s={self.send_every_s}: give a whole number of seconds, 1 or more")
+        if self.patience_s <= 0:
+            raise ValueError(f"patience_s={self.patience_s:g}: give a number of seconds above 0")
 
 
 class Part(NamedTuple):

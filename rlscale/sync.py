@@ -1,6 +1,7 @@
-"""The sync door: upload what log=wandb log.wandb.mode=offline left in the study, a few runs at a time.
+"""The sync door: upload what log=wandb log.wandb.mode=offline left in the study, a few runs at a time; and a report.
 
 python -m rlscale.sync
+python -m rlscale.sync report=gym-r1 project=gym
 
 W&B's own command does the uploading and marks each folder that is whole with a file `.synced`; what has the mark is
 left out, so the same command goes on after any interruption.
@@ -29,11 +30,16 @@ from rlscale.typed import Mistake, typed
 class Sync:
     """conf/sync.yaml."""
 
+    report: str | None
+    project: str | None
+    entity: str | None
     workers: int
     give_up_after: int
     limit_s: float
 
     def __post_init__(self) -> None:
+        if self.report is not None and self.project is None:
+            raise ValueError(f"report={self.report}: W&B keeps it in a project; name that as well, project=…")
         for key, least in (("workers", 1), ("give_up_after", 0)):
             if getattr(self, key) < least:
                 raise ValueError(f"{key}={getattr(self, key)}: give a whole number, {least} or more")
@@ -54,21 +60,35 @@ def main(config: Any) -> None:
     except Mistake as mistake:
         raise Mistake(str(mistake).removeprefix("sync.")) from None  # a door's own keys are typed without a prefix
     store = Store()
-    home = store.root.resolve() / "wandb"
+    root = store.root.resolve()
+    page = None if asked.report is None else root / "fits" / asked.report / "report.html"
+    if page is not None and not page.is_file():
+        raise Mistake(f"report={asked.report}: there is no {page}; write it, python -m analysis.report name=…")
+    failures = upload_runs(asked, root / "wandb", store)
+    if page is not None:
+        try:
+            upload_report(asked, page, root)
+            print(f"{page} uploaded")
+        except Failed as failed:
+            failures.append(f"report {asked.report}: {failed}")
+    if failures:
+        print("\n  ".join(["not uploaded; the same command tries again:", *failures]), file=sys.stderr)
+        sys.exit(1)
+
+
+def upload_runs(asked: Sync, home: Path, store: Store) -> list[str]:
+    """Every folder without a mark; returns a line for each that failed. Raises Mistake beside another sync."""
     if not home.is_dir():
-        print(f"nothing to upload: there is no {home}")
-        return
+        print(f"no runs to upload: there is no {home}")
+        return []
     with alone(home):
         runs, marked, busy = waiting(home, store)
         if busy:
             print(f"{counted(busy, 'folder')} of runs that are being trained left for later", file=sys.stderr)
         uploaded, failures, left = upload_all(asked, runs)
-    print(f"{counted(uploaded, 'folder')} uploaded, {marked} were uploaded before")
-    if failures:
-        rest = f", {counted(left, 'run')} not tried" if left else ""
-        head = f"{counted(len(failures), 'folder')} not uploaded{rest}; the same command tries again:"
-        print("\n  ".join([head, *failures]), file=sys.stderr)
-        sys.exit(1)
+    rest = f", {counted(left, 'run')} not tried, since the first all failed" if left else ""
+    print(f"{counted(uploaded, 'folder')} uploaded, {marked} were uploaded before{rest}")
+    return failures
 
 
 @contextmanager
@@ -135,14 +155,33 @@ def upload(files: Sequence[Path], limit_s: float) -> tuple[int, str]:
 
 
 def upload_one(path: Path, limit_s: float) -> None:
-    """One folder by W&B's own command. Raises Failed with its last line."""
+    """One folder. Raises Failed."""
     size = path.stat().st_size
-    command = [sys.executable, "-m", "wandb", "sync", str(path.parent)]
+    _, last = wandb(["sync", str(path.parent)], path.parents[2], limit_s)
+    if not mark(path).exists():  # the exit status does not tell: it is 0 for some failures too
+        raise Failed(last)
+    if path.stat().st_size != size:
+        mark(path).unlink()
+        raise Failed("it grew meanwhile, so it is not whole in W&B yet")
+
+
+def upload_report(asked: Sync, page: Path, root: Path) -> None:
+    """The page as an artifact; W&B makes a new version of it where its content is new. Raises Failed."""
+    name = f"report-{asked.report}"
+    where = "/".join(part for part in (asked.entity, asked.project, name) if part is not None)
+    words = ["artifact", "put", "--type", "report", "--name", where, "--id", name, str(page)]
+    status, last = wandb(words, root, asked.limit_s)
+    if status:
+        raise Failed(last)
+
+
+def wandb(words: Sequence[str], root: Path, limit_s: float) -> tuple[int, str]:
+    """W&B's own command: its exit status and its last line. Raises Failed if it takes too long."""
     # Its own log goes beside the folders, not into the working folder.
-    environment = {**os.environ, "WANDB_DIR": str(path.parent.parent.parent), "WANDB_MODE": "online"}
+    environment = {**os.environ, "WANDB_DIR": str(root), "WANDB_MODE": "online"}
     try:
         ended = subprocess.run(
-            command,
+            [sys.executable, "-m", "wandb", *words],
             env=environment,
             stdin=subprocess.DEVNULL,  # it would ask for a key
             stdout=subprocess.PIPE,
@@ -153,12 +192,8 @@ def upload_one(path: Path, limit_s: float) -> None:
         )
     except subprocess.TimeoutExpired:
         raise Failed(f"not done after limit_s={limit_s:g}") from None
-    if not mark(path).exists():  # its exit status does not tell: it is 0 for some failures too
-        said = [line.removeprefix("wandb: ").strip() for line in ended.stdout.splitlines()]
-        raise Failed(next((line for line in reversed(said) if line), "it said nothing"))
-    if path.stat().st_size != size:
-        mark(path).unlink()
-        raise Failed("it grew meanwhile, so it is not whole in W&B yet")
+    said = [line.removeprefix("wandb: ").strip() for line in ended.stdout.splitlines()]
+    return ended.returncode, next((line for line in reversed(said) if line), "it said nothing")
 
 
 if __name__ == "__main__":

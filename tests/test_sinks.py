@@ -27,7 +27,7 @@ ASKED_BY = {"sweep": "grid", "hparams": "constant", "overrides": ["utd=1/3"]}
 
 def asked(**changes: Any) -> Wandb:
     values = {"mode": "offline", "project": "p", "entity": None, "per": "member", "tags": ("a",)}
-    return Wandb(**{**values, "send_every_s": 15.0, "patience_s": 60.0, **changes})  # type: ignore[arg-type]
+    return Wandb(**{**values, "send_every_s": 15, "patience_s": 60.0, **changes})  # type: ignore[arg-type]
 
 
 class Standin:
@@ -160,9 +160,9 @@ def test_a_video_goes_to_its_members_run(sink: Callable[..., Sink], wandb: Stand
 
 
 def test_rows_are_sent_as_often_as_asked(sink: Callable[..., Sink], wandb: Standin) -> None:
-    sink(send_every_s=3.0, patience_s=9.0)
+    sink(send_every_s=3, patience_s=9.0)
     settings = wandb.runs[0].values["settings"]
-    assert settings.x_file_stream_transmit_interval == settings.x_transaction_log_flush_interval == 3.0
+    assert settings.x_file_stream_transmit_interval == settings.x_transaction_log_flush_interval == 3
     assert settings.init_timeout == settings.finish_timeout == 9.0
 
 
@@ -240,7 +240,9 @@ def test_an_interrupt_is_no_failure_of_wandb(sink: Callable[..., Sink], wandb: S
         ("project=''", "log.wandb.project=: W&B takes 1 to 128 letters"),
         ("tags=x", "log.wandb.tags=x: write it as a list, [x]"),
         (f"tags=[{65 * 'x'}]", "W&B takes tags of 1 to 64 letters"),
-        ("send_every_s=0", "log.wandb.send_every_s=0: give a number of seconds above 0"),
+        ("send_every_s=0", "log.wandb.send_every_s=0: give a whole number of seconds, 1 or more"),
+        ("send_every_s=0.5", "log.wandb.send_every_s=0.5: this is not a whole number"),
+        ("patience_s=0", "log.wandb.patience_s=0: give a number of seconds above 0"),
         ("patience_s=long", "log.wandb.patience_s=long: this is not a number"),
     ],
 )

@@ -19,10 +19,15 @@ from rlscale.sync import Sync, upload_all, waiting
 from rlscale.typed import Mistake, typed
 
 ROOT = Path(__file__).resolve().parents[1]
+FINE = {"report": None, "project": None, "entity": None, "workers": 4, "give_up_after": 0, "limit_s": 60.0}
 COMMAND = """
 import json, os, pathlib, sys, time
-_, verb, folder = sys.argv
-folder = pathlib.Path(folder)
+_, verb, *words = sys.argv
+if verb == "artifact":
+    with open(os.environ["CALLS"], "a") as calls:
+        calls.write(json.dumps([verb, words, pathlib.Path(words[-1]).read_text()]) + "\\n")
+    sys.exit("Error: no such project" if "lost/report-r1" in words else 0)
+folder = pathlib.Path(*words)
 [file] = folder.glob("run-*.wandb")
 asked = file.read_text()  # what this folder is to do
 with open(os.environ["CALLS"], "a") as calls:
@@ -80,8 +85,7 @@ class Desk:
         return {path.parent.name for path in self.home.rglob("*.synced")}
 
     def upload(self, **changes: Any) -> tuple[int, list[str], int]:
-        values = {"workers": 4, "give_up_after": 0, "limit_s": 60.0} | changes
-        return upload_all(typed(Sync, values, "sync"), waiting(self.home, Store())[0])
+        return upload_all(typed(Sync, {**FINE, **changes}, "sync"), waiting(self.home, Store())[0])
 
 
 @pytest.fixture
@@ -97,7 +101,7 @@ def test_all_are_uploaded_failures_are_named_and_again_does_what_is_left(desk: D
     assert desk.synced() == fine
     assert {folder for verb, folder, _ in desk.calls() if verb == "sync"} == fine | {refused, crashed}
     assert done.stdout == "3 folders uploaded, 0 were uploaded before\n"
-    told, table = done.stderr.split("2 folders not uploaded; the same command tries again:\n")
+    told, table = done.stderr.split("not uploaded; the same command tries again:\n")
     for text in (told, table):
         assert f"{refused}: ERROR permission denied\n" in text and f"{crashed}: Error: broken pipe\n" in text
     assert list(desk.here.iterdir()) == []
@@ -111,7 +115,7 @@ def test_all_are_uploaded_failures_are_named_and_again_does_what_is_left(desk: D
 
 def test_nothing_to_upload(desk: Desk) -> None:
     done = desk.door()
-    assert (done.returncode, done.stdout) == (0, f"nothing to upload: there is no {desk.home}\n")
+    assert (done.returncode, done.stdout) == (0, f"no runs to upload: there is no {desk.home}\n")
     assert not desk.study.exists()
 
 
@@ -177,15 +181,32 @@ def test_a_second_sync_is_refused(desk: Desk) -> None:
     assert "another rlscale.sync is uploading it; wait" in done.stderr and not desk.calls()
 
 
+def test_a_report_is_an_artifact(desk: Desk) -> None:
+    done = desk.door("report=r1", "project=gym")
+    page = desk.study / "fits" / "r1" / "report.html"
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"error: report=r1: there is no {page}; write it, python -m analysis.report name=…\n"
+    page.parent.mkdir(parents=True)
+    page.write_text("<html>")
+    for words, name in ((["project=gym"], "gym/report-r1"), (["project=gym", "entity=me"], "me/gym/report-r1")):
+        assert desk.door("report=r1", *words).returncode == 0
+        [[_, told, content]] = desk.calls()
+        assert told == ["put", "--type", "report", "--name", name, "--id", "report-r1", str(page)]
+        assert content == "<html>"
+    done = desk.door("report=r1", "project=lost")
+    assert done.returncode == 1 and "  report r1: Error: no such project\n" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
         ({"workers": 0}, "workers=0: give a whole number, 1 or more"),
         ({"give_up_after": -1}, "give_up_after=-1: give a whole number, 0 or more"),
         ({"limit_s": 0}, "limit_s=0: give a number of seconds above 0"),
+        ({"report": "r1"}, "report=r1: W&B keeps it in a project; name that as well, project="),
         ({"worker": 1}, "worker=1: there is no such key; did you mean workers?"),
     ],
 )
 def test_a_mistake_is_one_sentence(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(Mistake, match=said.replace("?", r"\?")):
-        typed(Sync, {"workers": 1, "give_up_after": 0, "limit_s": 1.0} | changes, "sync")
+        typed(Sync, {**FINE, **changes}, "sync")
