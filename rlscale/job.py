@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rlscale.cadence import Cadence, schedule
+from rlscale.sinks import Wandb
 from rlscale.spec import Budget, Member, RunSpec, run_id
 from rlscale.store import Store
 from rlscale.typed import Mistake, convert, nearest, typed
@@ -69,6 +70,7 @@ class Log:
     progress: bool
     every_s: float
     video: bool
+    wandb: Wandb | None
 
     def prepare(self) -> None:
         """Choose how MuJoCo draws without a screen, before its first import; what the environment sets stays.

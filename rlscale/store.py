@@ -159,13 +159,14 @@ class Recording:
         holder = read_claim(self.folder)
         return holder is not None and holder["token"] == self.token
 
-    def row(self, row: Mapping[str, Any]) -> None:
+    def row(self, row: Mapping[str, Any]) -> bool:
         """Append one logging point; after one with a number that is not finite the run counts as diverged.
 
-        A diverged run's later rows are dropped: its pack goes on for the sake of the other members.
+        A diverged run's later rows are dropped: its pack goes on for the sake of the other members. Returns whether
+        this one was not.
         """
         if self.diverged:
-            return
+            return False
         if self._csv is None:
             extra = [name for name in row if name not in FIRST_COLUMNS]
             self._csv = csv.DictWriter(self._file, [*FIRST_COLUMNS, *extra], lineterminator="\n")
@@ -174,6 +175,7 @@ class Recording:
         self._file.flush()
         self.last = dict(row)
         self.diverged = not_finite(row)
+        return True
 
     def finish(self, record: Mapping[str, Any]) -> None:
         """Write the record, by rename, and let the claim go. Raises ClaimLost if the run was taken over."""

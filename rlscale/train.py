@@ -24,6 +24,7 @@ from rlscale.door import door
 from rlscale.job import Job, job_from
 from rlscale.outlook import dry_report
 from rlscale.progress import Meter, Pace, counted
+from rlscale.sinks import Sink
 from rlscale.spec import Member, identity, plain, run_id
 from rlscale.store import ClaimLost, Recording, Store, write_atomically
 from rlscale.typed import Mistake
@@ -135,19 +136,23 @@ def train(job: Job, recordings: Mapping[Member, Recording]) -> None:
     films = [Film(job.benchmark.spec().episode_steps) for _ in recordings] if job.log.video else []
     every_s = None if job.checkpoint.every is None else 60 * job.checkpoint.every
     keeper = Keeper(list(recordings.values()), every_s, versions(), job.label)
+    sink = Sink(job.log.wandb, job.spec, list(recordings), job.asked_by, job.label)
     pace = Pace(cadence, len(recordings), job.spec.batch_size)
     meter = Meter(job.label, job.log.progress, job.log.every_s)
     try:
         with keeper.listening(), meter, contextlib.closing(run(work, films, keeper)) as logged:
             for rows in logged:
-                for recording, row in zip(recordings.values(), rows, strict=True):
-                    recording.row(row)
+                taken = [recording.row(row) for recording, row in zip(recordings.values(), rows, strict=True)]
+                sink.rows([row if counts else None for row, counts in zip(rows, taken, strict=True)])
                 if all(recording.diverged for recording in recordings.values()):
                     break
                 meter.update(*pace.at(rows, keeper.began.step, keeper.began.wall_s))
-        videos = {r.folder / "evaluation.gif": f for r, f in zip(recordings.values(), films, strict=False) if f.frames}
-        for path, film in videos.items():
+        for index, (recording, film) in enumerate(zip(recordings.values(), films, strict=False)):
+            if not film.frames:
+                continue
+            path = recording.folder / "evaluation.gif"
             write_atomically(path, film.gif())
+            sink.video(index, path)
             if job.log.progress:
                 print(f"{job.label}: {path}", file=sys.stderr)
         wall_s = time.monotonic() - clock + keeper.began.wall_s
@@ -158,6 +163,7 @@ def train(job: Job, recordings: Mapping[Member, Recording]) -> None:
                 recording.finish(head | measured(job, recording, learner, wall_s) | asdict(resumed) | about)
             except ClaimLost as lost:  # this process was suspended for minutes; the other's result is as good
                 print(f"{job.label}: {lost}", file=sys.stderr)
+        sink.finish()
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         if (mistake := out_of_memory(job, error)) is None:
             raise
@@ -165,6 +171,7 @@ def train(job: Job, recordings: Mapping[Member, Recording]) -> None:
     finally:
         for recording in recordings.values():
             recording.release()
+        sink.finish(failed=True)  # what is not finished yet
 
 
 def out_of_memory(job: Job, error: Exception) -> Mistake | None:

@@ -48,7 +48,7 @@ class Fake:
 
     done: Path
     label: str
-    log = Log(True, 10.0, video=False)
+    log = Log(True, 10.0, video=False, wandb=None)
     compute = Platform()
 
     def nominal_seconds(self) -> float:

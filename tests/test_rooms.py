@@ -84,6 +84,7 @@ ROOMS = [
     Room("rlscale/store.py", (*SMALL, "numpy", "psutil")),  # psutil: is the process that claimed a run alive?
     Room("rlscale/door.py", (*SMALL, *HYDRA, "rich")),  # what all doors share
     Room("rlscale/sinks.py", None, inside=("wandb",), never=("jax", *HYDRA, *CONCRETE, "analysis", "launchers")),
+    Room("rlscale/sync.py", None, never=("jax", "wandb", *CONCRETE, "analysis", "launchers", *SIMULATORS)),
     # `launchers` only to put its plugins where Hydra looks for them
     Room("rlscale/train.py", None, never=("wandb", "analysis", *SIMULATORS)),
     Room("rlscale/status.py", None, never=("jax", "wandb", "analysis", *CONCRETE, *SIMULATORS), inside=HYDRA),
