@@ -24,7 +24,7 @@ from rlscale.benchmarks.humanoid_bench import HumanoidBench
 from rlscale.cadence import schedule
 from rlscale.cycle import Run
 from rlscale.film import FRAMES, Film
-from rlscale.job import Compute, Job, Log, job_from
+from rlscale.job import Checkpoint, Compute, Job, Log, job_from
 from rlscale.loop import run
 from rlscale.sinks import Sink
 from rlscale.spec import Budget, Member, RunSpec, run_id
@@ -106,7 +106,7 @@ class Drift:
 def job(benchmark: Any = WALK, video: bool = True, progress: bool = False, **budget: Any) -> Job:
     spec = RunSpec(asdict(Drift("drift")), asdict(benchmark), Fraction(1), 8, replace(BUDGET, **budget))
     compute, log = Compute("cpu", "auto", "loop", False), Log(progress, 10.0, video, None)
-    return Job(spec, MEMBERS, Drift("drift"), benchmark, compute, log, {"sweep": None}, False)
+    return Job(spec, MEMBERS, Drift("drift"), benchmark, compute, Checkpoint(None), log, {"sweep": None}, False)
 
 
 def rows(films: list[Film]) -> list[list[dict[str, Any]]]:
@@ -166,7 +166,8 @@ def test_a_video_lies_beside_the_record(study: Path, capfd: pytest.CaptureFixtur
     folders = [study / "runs" / run_id(job().spec, member) for member in MEMBERS]
     assert [len(pictures(folder / "evaluation.gif")) for folder in folders] == [5, 5]
     assert (folders[0] / "evaluation.gif").read_bytes() != (folders[1] / "evaluation.gif").read_bytes()
-    assert {path.name for path in folders[0].iterdir()} == {"spec.json", "curve.csv", "record.json", "evaluation.gif"}
+    held = {path.name for path in folders[0].iterdir()}
+    assert held == {"spec.json", "curve.csv", "claims.jsonl", "record.json", "evaluation.gif"}
     first = [(folder / "evaluation.gif").read_bytes() for folder in folders]
     for folder in folders:
         (folder / "record.json").unlink()
@@ -188,7 +189,8 @@ def test_what_is_recorded_is_not_run_again_for_a_video(study: Path, capfd: pytes
 def test_a_crash_leaves_no_video_and_no_record(study: Path) -> None:
     with pytest.raises(RuntimeError, match="the camera fell"):
         execute(job(replace(WALK, breaks=True)))
-    assert {path.name for path in study.rglob("*") if path.is_file()} == {".lock", "spec.json", "curve.csv"}
+    left = {path.name for path in study.rglob("*") if path.is_file()}
+    assert left == {".lock", "spec.json", "curve.csv", "claims.jsonl", "failure.json"}
 
 
 @pytest.mark.parametrize("breaks", [False, True])
