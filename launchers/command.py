@@ -1,4 +1,4 @@
-"""The command line of one job, to be run where an engine puts it: in the folder and environment it was launched from."""
+"""The command line of one job, run where an engine puts it: in the folder and environment that it was launched from."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus, setup_globals
@@ -77,7 +77,9 @@ class Engine(Protocol):
 class Planned(Launcher):
     """Hydra's launcher interface over an engine."""
 
-    whole: Mapping[str, int] = {"retries": 0, "give_up_after": 0}  # options that are whole numbers, and their least
+    # options that are whole numbers, with the least that each may be; those that may be null
+    whole: ClassVar[Mapping[str, int]] = {"retries": 0, "give_up_after": 0}
+    nullable: ClassVar[Collection[str]] = ()
     wait = True  # whether to stay until the last job has ended
 
     def __init__(self, on_error: str, retries: int, give_up_after: int):
@@ -130,8 +132,12 @@ class Planned(Launcher):
             )
         for name, least in self.whole.items():
             value = getattr(self, name)
-            if value is not None and (type(value) is not int or value < least):
-                raise Mistake(f"hydra.launcher.{name}={value}: give a whole number, {least} or more")
+            if value is None and name in self.nullable:
+                continue
+            if type(value) is not int or value < least:
+                raise Mistake(
+                    f"hydra.launcher.{name}={'null' if value is None else value}: give a whole number, {least} or more"
+                )
 
     def _compose(self, overrides: list[str], number: int) -> DictConfig:
         config = self.context.config_loader.load_sweep_config(self.config, overrides)
@@ -257,8 +263,8 @@ def why(code: int, log: Path) -> str | None:
 
 def last_words(log: Path) -> str:
     """The last line that a job printed: the sentence or the exception."""
-    printed = log.read_text(errors="replace").splitlines()[1:] if log.exists() else []  # behind the command
-    return next((line for line in reversed(printed) if line.strip()), "it said nothing")
+    command, *printed = log.read_text(errors="replace").splitlines() if log.exists() else [""]
+    return next((line for line in reversed(printed) if line.strip() and line != command), "it said nothing")
 
 
 def _ready(waiting: deque[int], room: int, jobs: Sequence[Any], store: Store) -> list[int]:

@@ -10,7 +10,7 @@ import subprocess
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from launchers.command import Command
 from launchers.planned import Ended, Order, Planned, why
@@ -21,7 +21,8 @@ POLL_S = 0.2  # between two looks at the processes
 class LocalPool(Planned):
     """Jobs as processes of this machine."""
 
-    whole = {"workers": 1, **Planned.whole}
+    whole: ClassVar = {"workers": 1, **Planned.whole}
+    nullable: ClassVar = ("workers",)
 
     def __init__(self, workers: int | None, on_error: str, retries: int, give_up_after: int):
         super().__init__(on_error, retries, give_up_after)

@@ -8,6 +8,7 @@ small cluster has not.
 from __future__ import annotations
 
 import importlib.util
+import io
 import os
 import re
 import shutil
@@ -16,8 +17,9 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import redirect_stderr
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from launchers.command import SlurmCommand
 from launchers.planned import Ended, Order, Planned, last_words, why
@@ -35,7 +37,10 @@ ARRAY = 1001  # Slurm's own MaxArraySize, where it does not say
 class Slurm(Planned):
     """Jobs as tasks of a Slurm array."""
 
-    whole = {"array_parallelism": 1, "timeout_min": 1, "signal_s": 0, "cpus_per_task": 1, "requeue": 0, **Planned.whole}
+    whole: ClassVar = {
+        **{"array_parallelism": 1, "timeout_min": 1, "signal_s": 0, "cpus_per_task": 1, "requeue": 0},
+        **Planned.whole,
+    }
 
     def __init__(
         self,
@@ -62,9 +67,6 @@ class Slurm(Planned):
 
     def _check(self) -> None:
         super()._check()
-        for name in self.whole:
-            if getattr(self, name) is None:
-                raise Mistake(f"hydra.launcher.{name}=null: give a whole number, {self.whole[name]} or more")
         if type(self.wait) is not bool:
             raise Mistake(f"hydra.launcher.wait={self.wait}: give true or false")
         if self.signal_s >= 60 * self.timeout_min:
@@ -83,14 +85,14 @@ class Slurm(Planned):
         for tool in ("sbatch", "srun", "squeue"):
             if shutil.which(tool) is None:
                 return (
-                    f"hydra/launcher=slurm: this machine has no {tool}; run the command on a login node of the cluster, "
-                    "or choose hydra/launcher=local"
+                    f"hydra/launcher=slurm: this machine has no {tool}; run the command on a login node of the "
+                    "cluster, or choose hydra/launcher=local"
                 )
         return None
 
     def _engine(self, jobs: Sequence[Any], folder: Path) -> Queue:
         given = {"partition": self.partition, "mem": self.mem, "gres": self.gres, "setup": list(self.setup_lines)}
-        options = {name: value for name, value in given.items() if value}
+        options: dict[str, Any] = {name: value for name, value in given.items() if value}
         options |= {"time": self.timeout_min, "signal_delay_s": self.signal_s, "cpus_per_task": self.cpus_per_task}
         # sbatch must hand the environment on whatever the site's default is, and a log must survive a requeue.
         fixed = {"export": "ALL", "open-mode": "append", "requeue": True}
@@ -104,7 +106,13 @@ class Queue:
     poll_s = POLL_S
 
     def __init__(self, folder: Path, options: Mapping[str, Any], parallelism: int, requeue: int, wait: bool):
-        self.folder, self.options, self.parallelism, self.requeue, self.wait = folder, options, parallelism, requeue, wait
+        self.folder, self.options, self.parallelism, self.requeue, self.wait = (
+            folder,
+            options,
+            parallelism,
+            requeue,
+            wait,
+        )
         self.workers = 1  # the most jobs that were seen running at once: the cluster may give fewer than are asked for
         self.orders = dict[int, Order]()  # of the jobs that have not ended
         self.jobs = dict[int, Any]()  # submitit's, the same ones
@@ -178,15 +186,16 @@ class Queue:
 
         executor = submitit.SlurmExecutor(self.folder / "slurm", max_num_timeout=self.requeue)
         executor.update_parameters(job_name="rlscale", array_parallelism=parallelism, **self.options)
+        jobs = list[Any]()
         try:
-            with executor.batch():
-                return [executor.submit(command) for command in commands]
+            with redirect_stderr(io.StringIO()), executor.batch():  # submitit prints what it raises, too
+                jobs = [executor.submit(command) for command in commands]
         except submitit.core.utils.FailedJobError as error:
             if not self.jobs:
                 shutil.rmtree(self.folder, ignore_errors=True)
-            said = [line for line in str(error).splitlines() if "error:" in line]
-            what = re.sub(r"^.*?error: ", "", said[-1]) if said else " ".join(str(error).split())
+            what = "; ".join(re.sub(r"^sbatch: (error: )?", "", line) for line in str(error).splitlines())
             raise Mistake(f"hydra/launcher=slurm: sbatch refuses ({what}); change hydra.launcher's options") from None
+        return jobs
 
     def _cause(self, job: Any, log: Path) -> str | None:
         error = job.exception()
@@ -196,7 +205,9 @@ class Queue:
             limit, times = self.options["time"], self.requeue + 1
             return f"reached its time limit of {limit} min {times} times; its last line: {last_words(log)}"
         # nothing of the job itself: it could not be started
-        return next((x for x in reversed(str(error).splitlines()) if re.match(r"[\w.]+(Error|Exception)\b", x)), str(error))
+        return next(
+            (x for x in reversed(str(error).splitlines()) if re.match(r"[\w.]+(Error|Exception)\b", x)), str(error)
+        )
 
     def _forget(self, number: int) -> None:
         del self.orders[number], self.jobs[number]

@@ -31,12 +31,12 @@ write_conf() {
   found=$(slurmd -C)
   cpus=$(grep -o 'CPUs=[0-9]*' <<<"$found")
   memory=$(grep -o 'RealMemory=[0-9]*' <<<"$found")
-  # cred_expire: a requeued job waits for so many seconds (120 by default); sched_interval: and until a look at it.
+  # cred_expire: a requeued job waits for so many seconds (120 by default, 5 at least); sched_interval: and until a look at it.
   cat >"$SLURM_CONF" <<EOF
 ClusterName=rlscale
 SlurmctldHost=$node(127.0.0.1)
 AuthType=auth/munge
-AuthInfo=cred_expire=3
+AuthInfo=cred_expire=5
 SlurmUser=root
 SlurmdUser=root
 SlurmctldPort=16817
