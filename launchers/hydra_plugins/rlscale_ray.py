@@ -104,7 +104,11 @@ class Tasks:
         signal.signal(signal.SIGTERM, ours)  # Ray has put its own in the place of it
         ray.cloudpickle.register_pickle_by_value(command)  # so that no worker has to find our code
         self.ray, self.cpus, self.requeue = ray, needs["num_cpus"], requeue
-        self.run: Any = ray.remote(lambda command: command()).options(max_retries=requeue, **needs)
+
+        def rlscale_job(job: Command) -> int:  # the name that Ray's own tools show
+            return job()
+
+        self.run: Any = ray.remote(rlscale_job).options(max_retries=requeue, **needs)
         self.workers = max(1, int(ray.cluster_resources().get("CPU", 1) // self.cpus))
         self.environment = dict(os.environ)
         self.tasks = dict[Any, tuple[int, Path]]()  # of the jobs that have not ended: number and log

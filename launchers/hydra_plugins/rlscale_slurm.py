@@ -76,7 +76,7 @@ class Slurm(Planned):
             )
         if not isinstance(self.directives, Mapping):
             raise Mistake(f"hydra.launcher.directives={self.directives}: give names and values, {{account: ours}}")
-        if isinstance(self.setup_lines, str):
+        if isinstance(self.setup_lines, str) or not isinstance(self.setup_lines, Sequence):
             raise Mistake(f'hydra.launcher.setup={self.setup_lines}: write it as a list, ["{self.setup_lines}"]')
 
     def _lacks(self) -> str | None:
@@ -95,7 +95,7 @@ class Slurm(Planned):
         options: dict[str, Any] = {name: value for name, value in given.items() if value}
         options |= {"time": self.timeout_min, "signal_delay_s": self.signal_s, "cpus_per_task": self.cpus_per_task}
         # sbatch must hand the environment on whatever the site's default is, and a log must survive a requeue.
-        fixed = {"export": "ALL", "open-mode": "append", "requeue": True}
+        fixed = {"export": "ALL", "open-mode": "append", "requeue" if self.requeue else "no-requeue": True}
         options |= {"additional_parameters": {**fixed, **self.directives}}
         return Queue(folder, options, self.array_parallelism, self.requeue, self.wait)
 
@@ -106,13 +106,8 @@ class Queue:
     poll_s = POLL_S
 
     def __init__(self, folder: Path, options: Mapping[str, Any], parallelism: int, requeue: int, wait: bool):
-        self.folder, self.options, self.parallelism, self.requeue, self.wait = (
-            folder,
-            options,
-            parallelism,
-            requeue,
-            wait,
-        )
+        self.folder, self.options, self.parallelism = folder, options, parallelism
+        self.requeue, self.wait = requeue, wait
         self.workers = 1  # the most jobs that were seen running at once: the cluster may give fewer than are asked for
         self.orders = dict[int, Order]()  # of the jobs that have not ended
         self.jobs = dict[int, Any]()  # submitit's, the same ones

@@ -6,86 +6,19 @@ import csv
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-TINY = ("benchmark=toy", "budget=smoke", "algorithm.width=8", "algorithm.depth=1", "hparams.batch_size=16")
+from tests.smoke.desk import TINY, Desk
+
 # Four jobs of two members each, long enough that one can be caught at work.
 SWEEP = (
     *("-m", *TINY, "budget.env_steps=1500", "budget.log_every=50"),
     *("utd=1/2,1,2,4", "seed=[0,1]", "hydra.launcher.workers=2"),
 )
-
-
-@pytest.fixture(scope="module")
-def environment(request: pytest.FixtureRequest) -> dict[str, str]:
-    """Of a user who has run such commands before: compiled programs are kept from one process to the next."""
-    cache = request.config.cache.mkdir(f"xla-{os.environ.get('PYTEST_XDIST_WORKER', 'one')}")  # type: ignore[union-attr]
-    return os.environ | {
-        "PYTHONPATH": str(ROOT),
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-    }
-
-
-class Desk:
-    """A working folder and a study, and commands typed there."""
-
-    def __init__(self, folder: Path, environment: Mapping[str, str]):
-        self.here, self.study = folder / "here", folder / "study"
-        self.here.mkdir(parents=True)
-        self.environment = {**environment, "RLSCALE_STUDY": str(self.study)}
-
-    def start(self, *words: str, module: str = "rlscale.train") -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", module, *words],
-            cwd=self.here,
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,  # so that it and its children can be killed as one
-        )
-
-    def train(self, *words: str, module: str = "rlscale.train") -> str:
-        """The output of a command that succeeds; warnings of any library would be in it."""
-        process = self.start(*words, module=module)
-        out, err = process.communicate(timeout=600)
-        assert process.returncode == 0, err
-        assert "Warning" not in err and "Traceback" not in err, err
-        return out + err
-
-    def records(self) -> dict[str, dict[str, Any]]:
-        return {p.parent.name: json.loads(p.read_text()) for p in sorted(self.study.glob("runs/*/record.json"))}
-
-    def files(self) -> dict[str, int]:
-        """All files of the study and here, with the times of their last change."""
-        return {str(p): p.stat().st_mtime_ns for top in (self.study, self.here) for p in top.rglob("*") if p.is_file()}
-
-    def results(self) -> dict[str, Any]:
-        """What a record and a curve say, but for time and circumstance."""
-        told = {}
-        for run, record in self.records().items():
-            for name in ("wall_s", "started", "finished", "git", "pack_size"):
-                del record[name]
-            with (self.study / "runs" / run / "curve.csv").open(newline="") as file:
-                rows = [{k: v for k, v in row.items() if k != "wall_s"} for row in csv.DictReader(file)]
-            told[run] = (record, rows)
-        return told
-
-
-@pytest.fixture
-def desk(tmp_path: Path, environment: dict[str, str]) -> Desk:
-    return Desk(tmp_path, environment)
 
 
 @pytest.fixture(scope="module")
