@@ -93,7 +93,9 @@ end() {
 }
 
 stop() {
-  timeout 20 scancel --full --state=PENDING,RUNNING,SUSPENDED 2>/dev/null || true
+  local left
+  left=$(timeout 5 squeue -h -o %A 2>/dev/null || true)
+  [ -z "$left" ] || timeout 20 scancel $left || true # numbers, one to a word
   for _ in $(seq 100); do
     [ -n "$(timeout 5 squeue -h 2>/dev/null)" ] || break
     sleep 0.1
