@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 from launchers import command
 from launchers.command import Command
 from launchers.planned import Ended, Order, Planned, why
+from rlscale.progress import counted
 from rlscale.typed import Mistake, convert
 
 POLL_S = 0.5  # between two looks at the tasks
@@ -141,7 +142,7 @@ class Tasks:
             try:
                 cause = why(self.ray.get(task), log)
             except (self.ray.exceptions.WorkerCrashedError, self.ray.exceptions.NodeDiedError):
-                cause = f"its worker died {self.requeue + 1} times"
+                cause = f"its worker died {counted(self.requeue + 1, 'time')}"
             except self.ray.exceptions.RayError as error:  # nothing of the job itself: it could not be started
                 cause = next(line for line in reversed(str(error).splitlines()) if line.strip())
             yield Ended(number, cause)

@@ -23,6 +23,7 @@ from typing import Any, ClassVar
 
 from launchers.command import SlurmCommand
 from launchers.planned import Ended, Order, Planned, last_words, why
+from rlscale.progress import counted
 from rlscale.typed import Mistake
 
 POLL_S = 2.0  # between two looks at the queue
@@ -197,8 +198,8 @@ class Queue:
         if error is None:
             return why(job.result(), log)
         if "timed-out too many times" in str(error):
-            limit, times = self.options["time"], self.requeue + 1
-            return f"reached its time limit of {limit} min {times} times; its last line: {last_words(log)}"
+            limit, times = self.options["time"], counted(self.requeue + 1, "time")
+            return f"reached its time limit of {limit} min {times}; its last line: {last_words(log)}"
         # nothing of the job itself: it could not be started
         return next(
             (x for x in reversed(str(error).splitlines()) if re.match(r"[\w.]+(Error|Exception)\b", x)), str(error)

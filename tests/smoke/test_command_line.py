@@ -12,21 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.smoke.desk import TINY, Desk
-
-# Four jobs of two members each, long enough that one can be caught at work.
-SWEEP = (
-    *("-m", *TINY, "budget.env_steps=1500", "budget.log_every=50"),
-    *("utd=1/2,1,2,4", "seed=[0,1]", "hydra.launcher.workers=2"),
-)
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) -> Desk:
-    """A study with the whole sweep, made without interruption; to look at only."""
-    desk = Desk(tmp_path_factory.mktemp("whole"), environment)
-    desk.train(*SWEEP)
-    return desk
+from tests.smoke.desk import SWEEP, TINY, Desk
 
 
 def test_a_run_and_the_same_again(desk: Desk) -> None:

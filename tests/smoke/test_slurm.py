@@ -8,19 +8,16 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.engines.alone import alone
-from tests.smoke.desk import TINY, Desk
+from tests.smoke.desk import JOBS, TINY, Desk, until
 
 pytestmark = pytest.mark.slow
 SCRIPT = Path(__file__).resolve().parents[1] / "engines" / "slurm.sh"
-SWEEP = ("-m", *TINY, "utd=1/2,2", "seed=[0,1]")
-LONG = ("-m", *TINY, "utd=2", "seed=[0,1]", "budget.env_steps=8000", "budget.log_every=100")  # some seconds of training
 ON_SLURM = ("hydra/launcher=slurm", "hydra.launcher.mem=1G", "hydra.launcher.timeout_min=5", "log.every_s=1")
 # One that works for long, and one that is out of memory at once.
 FAILING = ("-m", *TINY[:2], "algorithm.depth=2", "algorithm.width=8,100000000", "budget.env_steps=400000")
@@ -39,24 +36,12 @@ class SlurmDesk(Desk):
         listed = [line.split() for line in self.slurm("squeue", "-h", "-r", among, "-o", "%i %Z").splitlines()]
         return sorted((number for number, folder in listed if folder == str(self.here)), key=lambda x: x.split("_"))
 
-    def until(self, what: Callable[[], Any]) -> Any:
-        patience = time.monotonic() + PATIENCE_S
-        while not (found := what()):
-            assert time.monotonic() < patience, self.slurm("squeue", "--states=all")
-            time.sleep(0.2)
-        return found
-
-    def at_work(self) -> bool:
-        """Whether a job has come to its training."""
-        return any(path.read_text().count("\n") > 2 for path in self.study.glob("runs/*/curve.csv"))
-
-    def interrupted(self, *words: str) -> None:
+    def interrupted(self, since: float, *words: str) -> float:
         """A command of Slurm on the one job, once it trains; returns when the job is out of the way."""
-        [job] = self.until(lambda: self.at_work() and self.jobs("RUNNING"))
+        [job] = until(lambda: self.at_work(since) and self.jobs("RUNNING"))
         self.slurm(*words, job)
-        self.until(lambda: not self.jobs("RUNNING", "COMPLETING"))
-        for path in self.study.glob("runs/*/curve.csv"):
-            path.unlink()  # what is found at work next is the next try
+        until(lambda: not self.jobs("RUNNING", "COMPLETING"))
+        return time.time()
 
 
 @pytest.fixture(scope="module")
@@ -80,37 +65,24 @@ def login(tmp_path: Path, slurm: dict[str, str]) -> SlurmDesk:
     return SlurmDesk(tmp_path, slurm)
 
 
-def results(desk: Desk) -> dict[str, Any]:
-    """A desk's, but for how often a run was taken up again."""
-    found = desk.results()
-    for record, _ in found.values():
-        del record["resumes"]
-    return found
-
-
-def test_a_sweep_and_the_same_again(login: SlurmDesk, tmp_path: Path, environment: dict[str, str]) -> None:
-    said = login.train(*SWEEP, *ON_SLURM)
+def test_a_sweep_and_the_same_again(login: SlurmDesk, whole: Desk) -> None:
+    said = login.train(*JOBS, "utd=1,2", *ON_SLURM)
     assert "all 2 jobs recorded" in said and "ETA" in said
     assert len(login.jobs()) == 2 and not list(login.here.iterdir())
     before = login.files()
-    assert "2 of 2 jobs are recorded already" in login.train(*SWEEP, *ON_SLURM)
+    assert "2 of 2 jobs are recorded already" in login.train(*JOBS, "utd=1,2", *ON_SLURM)
     assert login.files() == before and len(login.jobs()) == 2
-
-    local = Desk(tmp_path / "local", environment)
-    local.train(*SWEEP, "log.every_s=1")
-    assert len(local.records()) == 4 and login.results() == local.results()
+    assert login.outcome("1", "2") == whole.outcome("1", "2")
 
 
-def test_interrupted_jobs_are_finished_nevertheless(
-    login: SlurmDesk, tmp_path: Path, environment: dict[str, str]
-) -> None:
+def test_interrupted_jobs_are_finished_nevertheless(login: SlurmDesk, whole: Desk) -> None:
     """By the signal before a time limit, by a requeue and by scancel, which is a failure."""
-    process = login.start(*LONG, *ON_SLURM, "hydra.launcher.requeue=1", "hydra.launcher.retries=1")
+    process = login.start(*JOBS, "utd=4", *ON_SLURM, "hydra.launcher.requeue=1", "hydra.launcher.retries=1")
     try:
-        login.interrupted("scancel", "--signal=USR2")
+        since = login.interrupted(0.0, "scancel", "--signal=USR2")
         assert "BeginTime" in login.slurm("squeue", "-h", "-o", "%r")
-        login.interrupted("scontrol", "requeue")
-        login.interrupted("scancel")
+        since = login.interrupted(since, "scontrol", "requeue")
+        login.interrupted(since, "scancel")
         _, err = process.communicate(timeout=PATIENCE_S)
     finally:
         process.kill()
@@ -118,45 +90,42 @@ def test_interrupted_jobs_are_finished_nevertheless(
     assert "failed, trying again (1 of 1): sac track σ=2 B=16 ×2: ended by Slurm (CANCELLED)" in err
     assert len(login.jobs()) == 2  # the requeued one, and the one submitted for the cancelled
     assert not list(login.study.rglob("claim.json"))
-
-    local = Desk(tmp_path / "local", environment)
-    local.train(*LONG, "log.every_s=1")
-    assert len(local.records()) == 2 and results(login) == results(local)
+    assert login.outcome("4") == whole.outcome("4")
 
 
 def test_failed_jobs_are_named(login: SlurmDesk) -> None:
     """One by its own words, one that reaches its time limit for the last time."""
     process = login.start(*FAILING, *ON_SLURM, "hydra.launcher.requeue=0")
     try:
-        [job] = login.until(lambda: login.at_work() and login.jobs("RUNNING"))
+        [job] = until(lambda: login.at_work() and login.jobs("RUNNING"))
         login.slurm("scancel", "--signal=USR2", job)
         _, err = process.communicate(timeout=PATIENCE_S)
     finally:
         process.kill()
     assert process.returncode == 1, err
     table = err[err.index("2 of 2 jobs failed; the same command runs them again:") :]
-    assert "sac track σ=1 B=16 ×1: reached its time limit of 5 min 1 times; its last line:" in table
+    assert "sac track σ=1 B=256 ×1: reached its time limit of 5 min 1 time; its last line:" in table
     assert "out of memory (" in table and "0001.log)" in table
     assert login.records() == {} and not list(login.study.rglob("claim.json"))
 
 
 def test_a_sweep_may_be_left_alone_or_called_off(login: SlurmDesk) -> None:
-    assert "1 job submitted" in login.train(*LONG, *ON_SLURM, "hydra.launcher.wait=false")
-    login.until(login.at_work)
+    assert "1 job submitted" in login.train(*JOBS, "utd=4", *ON_SLURM, "hydra.launcher.wait=false")
+    until(login.at_work)
     login.slurm("scancel", *login.jobs("RUNNING"))
-    login.until(lambda: not login.jobs("RUNNING", "COMPLETING"))
+    until(lambda: not login.jobs("RUNNING", "COMPLETING"))
 
-    process = login.start(*LONG, *ON_SLURM)
-    login.until(lambda: login.jobs("PENDING", "RUNNING"))
+    process = login.start(*JOBS, "utd=4", *ON_SLURM)
+    until(lambda: login.jobs("PENDING", "RUNNING"))
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130 and "interrupted:" in err
-    login.until(lambda: not login.jobs("PENDING", "RUNNING", "COMPLETING"))
+    until(lambda: not login.jobs("PENDING", "RUNNING", "COMPLETING"))
     assert login.records() == {}
 
 
 def test_what_slurm_refuses_is_one_sentence(login: SlurmDesk) -> None:
-    process = login.start(*SWEEP, *ON_SLURM, "hydra.launcher.partition=nosuch")
+    process = login.start(*JOBS, "utd=1,2", *ON_SLURM, "hydra.launcher.partition=nosuch")
     _, err = process.communicate(timeout=60)
     assert process.returncode == 2 and err.count("\n") == 1, err
     assert "invalid partition specified: nosuch" in err and "hydra.launcher" in err
