@@ -1,4 +1,4 @@
-"""What the tests of command lines share."""
+"""What the tests of the real command lines share."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.smoke.desk import SWEEP, Desk
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def environment(request: pytest.FixtureRequest) -> dict[str, str]:
     """Of a user who has run such commands before: compiled programs are kept from one process to the next."""
     cache = request.config.cache.mkdir(f"xla-{os.environ.get('PYTEST_XDIST_WORKER', 'one')}")  # type: ignore[union-attr]
@@ -29,7 +29,7 @@ def desk(tmp_path: Path, environment: dict[str, str]) -> Desk:
     return Desk(tmp_path, environment)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def whole(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) -> Desk:
     """A study with the whole sweep, made without interruption; to look at only."""
     desk = Desk(tmp_path_factory.mktemp("whole"), environment)

@@ -1,4 +1,4 @@
-"""Commands as a user types them, in processes of their own, on a study of their own."""
+"""A place to type the real command lines at."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ import csv
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 TINY = ("benchmark=toy", "budget=smoke", "algorithm.width=8", "algorithm.depth=1", "hparams.batch_size=16")
-# Four jobs of two members each, long enough that one can be caught at work.
-SWEEP = (
-    *("-m", *TINY, "budget.env_steps=1500", "budget.log_every=50"),
-    *("utd=1/2,1,2,4", "seed=[0,1]", "hydra.launcher.workers=2"),
-)
+# Jobs of two members each, one for each σ that is added, long enough that one can be caught at work; and four of them.
+JOBS = ("-m", *TINY, "budget.env_steps=1500", "budget.log_every=50", "seed=[0,1]")
+SWEEP = (*JOBS, "utd=1/2,1,2,4", "hydra.launcher.workers=2")
 
 
 class Desk:
@@ -62,3 +61,24 @@ class Desk:
                 rows = [{k: v for k, v in row.items() if k != "wall_s"} for row in csv.DictReader(file)]
             told[run] = (record, rows)
         return told
+
+    def outcome(self, *ratios: str) -> dict[str, Any]:
+        """The results at these σ, but for who asked and how often a run was taken up again."""
+        found = {run: told for run, told in self.results().items() if told[0]["spec"]["utd"] in ratios}
+        for record, _ in found.values():
+            del record["asked_by"], record["resumes"], record["reseeded"]
+        return found
+
+    def at_work(self, since: float = 0.0) -> bool:
+        """Whether a job has come to its training, after this time."""
+        curves = list(self.study.glob("runs/*/curve.csv"))
+        return any(path.stat().st_mtime > since and path.read_text().count("\n") > 2 for path in curves)
+
+
+def until(what: Callable[[], Any], patience_s: float = 180) -> Any:
+    """What `what` returns once that is true."""
+    end = time.monotonic() + patience_s
+    while not (found := what()):
+        assert time.monotonic() < end, "it never came to that"
+        time.sleep(0.1)
+    return found

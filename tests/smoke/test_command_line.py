@@ -14,8 +14,6 @@ import pytest
 
 from tests.smoke.desk import SWEEP, TINY, Desk
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 def test_a_run_and_the_same_again(desk: Desk) -> None:
     words = (*TINY, "utd=3/2", "seed=[0,1]", "budget.eval_episodes=2")
