@@ -184,3 +184,25 @@ def test_a_sweep_that_cannot_work_is_given_up(sweep: Any, kinds: tuple[str, ...]
 def test_mistakes_are_sentences(sweep: Any, option: dict[str, Any], said: str) -> None:
     with pytest.raises(Mistake, match=re.escape(said)):
         sweep(FINE, **option)
+
+
+# Where jobs run
+
+
+def test_cores_and_gpus_are_dealt_out_evenly() -> None:
+    def dealt(*asked: Any) -> list[tuple[list[int], dict[str, str]]]:
+        return [(sorted(place.cores), dict(place.variables)) for place in rlscale_local.places(*asked)]
+
+    assert dealt(None, [4, 5], []) == [([4], {}), ([5], {})]
+    assert dealt(1, [4, 5], []) == [([4, 5], {})]
+    assert dealt(3, [4, 5], []) == [([4], {}), ([5], {}), ([4], {})]
+    one, two = {"CUDA_VISIBLE_DEVICES": "2"}, {"CUDA_VISIBLE_DEVICES": "GPU-ab"}
+    assert dealt(None, [0, 1, 2, 3], ["2", "GPU-ab"]) == [([0, 2], one), ([1, 3], two)]
+    half = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.450"}
+    assert dealt(3, [0, 1, 2], ["2", "GPU-ab"]) == [([0], one | half), ([1], two), ([2], one | half)]
+
+
+def test_the_environment_names_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    for value, found in (("", []), ("-1", []), ("3", ["3"]), ("0,GPU-ab", ["0", "GPU-ab"])):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
+        assert rlscale_local.devices() == found
