@@ -86,4 +86,4 @@ def ends(desk: Desk) -> dict[str, list[int | None]]:
 
 def rows_of(folder: Path) -> int:
     """How many rows of history reached the folder's file."""
-    return sum(record.HasField("history") for record in records(folder / f"run-{id_of(folder)}.wandb"))
+    return sum(record.HasField("history") for path in folder.glob("run-*.wandb") for record in records(path))
