@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from rlscale.simulator_state import packed, unpacked
 from rlscale.types import Step
 
 
@@ -76,6 +77,15 @@ class Copies:
             for i in over:
                 obs[i] = self._copies[i].reset()
         return Step(obs, reward, terminated, truncated, final_obs)
+
+    def state(self) -> bytes | None:
+        """As ResumableEnv.state."""
+        return packed(self._copies)
+
+    def resume(self, state: bytes) -> None:
+        """As ResumableEnv.resume."""
+        self.close()
+        self._copies = unpacked(state)
 
     def frame(self) -> np.ndarray:
         """A picture of copy 0 as it is now, uint8 [H, W, 3]."""

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlscale import n_step, replay
+from rlscale import checkpoint, n_step, replay
 from rlscale.cadence import Cadence
 from rlscale.n_step import Window
 from rlscale.spec import Budget, Member
@@ -127,6 +127,50 @@ class Executor:
         members = len(self.job.members)
         host = jax.device_get(results)
         return jax.tree.map(lambda *x: np.stack(x).reshape(members, *np.shape(x[0])[self.job.pack == "vmap" :]), *host)
+
+    def saved(self, m: int, step: int) -> checkpoint.Arrays:
+        """Member m's state after `step` ≥ 1 vector steps, by name; of the replay the rows that are filled."""
+        carry = jax.tree.map(lambda x: x[m], self.carries[0]) if self.job.pack == "vmap" else self.carries[m]
+        return checkpoint.named(self._with_rows(carry, lambda x: self._filled_rows(x, step)), "carry")
+
+    def restore(self, saved: Sequence[checkpoint.Arrays], step: int) -> bool:
+        """Take the members' states; returns whether their environments are as they were. Raises Unusable."""
+        like = self.carries[0]
+        if self.job.pack == "vmap":
+            like = jax.tree.map(lambda x: x[0], like)
+
+        members = [
+            self._with_rows(checkpoint.rebuilt(like, "carry", arrays), lambda x: self._filled_up(x, step))
+            for arrays in saved
+        ]
+        if any(np.shape(x) != y.shape for c in members for x, y in zip(*map(jax.tree.leaves, (c, like)), strict=True)):
+            raise checkpoint.Unusable("its arrays are not those of this program")
+        if self.job.pack == "vmap":
+            members = [jax.tree.map(lambda *x: np.stack(x), *members)]
+        self.carries = [jax.tree.map(jnp.array, carry) for carry in members]  # copies, since they are given up to JAX
+        return True
+
+    def _filled_rows(self, storage: Transition, step: int) -> Transition:
+        """Of the replay the rows that are filled after `step` ≥ 1 vector steps."""
+        return Transition(*(x[: self.now(range(step - 1, step)).size[0]] for x in storage))
+
+    def _filled_up(self, rows: Transition, step: int) -> Transition:
+        """The replay whose filled rows these are. Raises Unusable if they are not as many as they should be."""
+        filled = int(self.now(range(step - 1, step)).size[0])
+        if any(len(x) != filled for x in rows):
+            raise checkpoint.Unusable("its replay is not that of this program")
+        space = ((0, self.capacity - filled),)
+        return Transition(*(np.pad(x, space + ((0, 0),) * (x.ndim - 1)) for x in rows))
+
+    def _with_rows(self, carry: Any, change: Callable[[Any], Any]) -> Any:
+        """The carry with `change` made to the replay on the device, where it is there."""
+
+        def changed(part: Any) -> Any:
+            if not isinstance(part, Learner) or part.storage is None:
+                return part
+            return part._replace(storage=change(part.storage))
+
+        return jax.tree.map(changed, carry, is_leaf=lambda part: isinstance(part, Learner))
 
     def begin(self, _: None, own: tuple[Array, Array], shared: None) -> Any:
         """One member's carry before the first step."""

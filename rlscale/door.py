@@ -85,6 +85,11 @@ def sentence(error: Exception, config: str, home: Path) -> str:
         key = found[1].lstrip("+~")
         value = next((a.split("=", 1)[1] for a in sys.argv if a.lstrip("+~").startswith(f"{key}=")), "")
         keys = known_keys(config, home)
+        above, group = key.rpartition(".")[0], key.partition(".")[0]
+        if group != above in keys and not any(
+            k.startswith(f"{above}.") for k in keys
+        ):  # log.wandb.mode without log=wandb
+            return f"{key}={value}: {above} has no keys with the chosen option of {group}; choose another, {group}=…"
         mend = nearest(key, keys) if key not in keys else "the other options of this command line have no such key"
         return f"{key}={value}: there is no such key; {mend}"
     if found := re.search(r"Could not find '([^']+)'(?:.|\n)*?Available options in '[^']+':((?:\n\t.*)*)", text):

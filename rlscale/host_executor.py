@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlscale import n_step, replay
+from rlscale import checkpoint, n_step, replay
 from rlscale.cycle import Executor, Learner, Now, Run, transition
 from rlscale.film import Film
-from rlscale.types import Array, Step, Transition
+from rlscale.typed import Mistake
+from rlscale.types import Array, HostEnv, ResumableEnv, Step, Transition
 
 
 class HostExecutor(Executor):
@@ -42,9 +43,7 @@ class HostExecutor(Executor):
         """One vector step and its updates; returns the next step's number."""
         now, then = (Now(*(x[0] for x in self.now(range(t, t + 1)))) for t in (step, step + 1))
         action = self.by_member(self.act_all(self.carries, self.obs, now)) if self.action is None else self.action
-        # A member that diverged goes on beside the others, and a simulator must not be fed NaN.
-        results = [env.step(np.nan_to_num(a)) for env, a in zip(self.envs, action, strict=True)]
-        out = Step(*map(np.stack, zip(*results, strict=True)))  # [M, E, ...]
+        out = self.stepped(self.envs, action)
         rows, over = transition(self.obs, action, out, self.job.algorithm.timeout_is_terminal)
         experience = (rows, over) if self.job.replay == "device" else (self.gather(rows, over, now), self.obs)
         turned = self.turn_all(self.carries, (experience, out.obs), (now, then))
@@ -56,10 +55,76 @@ class HostExecutor(Executor):
         self.obs = out.obs
         return step + 1
 
+    def stepped(self, envs: Sequence[HostEnv], action: np.ndarray) -> Step:
+        """What the members' environments make of actions [M, E, A], as [M, E, ...].
+
+        A member that diverged goes on beside the others, and a simulator must not be fed NaN. Raises Mistake where a
+        simulator fails, from its own error.
+        """
+        try:
+            results = [env.step(np.nan_to_num(a)) for env, a in zip(envs, action, strict=True)]
+        except (Mistake, MemoryError):
+            raise
+        except Exception as error:
+            what = " ".join(f"{type(error).__name__}: {error}".split())
+            raise Mistake(
+                f"benchmark.task={self.job.benchmark.task}: its simulator failed ({what}); failure.json in the run's "
+                "folder says where, and the same command goes on from the last checkpoint"
+            ) from error
+        return Step(*map(np.stack, zip(*results, strict=True)))
+
     def reset(self, count: int) -> None:
         """The learners start afresh, for the `count`-th time; the next action is the new policy's."""
         self.carries = self.fresh_all(self.carries, shared=np.uint32(count))
         self.action = None
+
+    def saved(self, m: int, step: int) -> checkpoint.Arrays:
+        """As Executor.saved, with the environments' state where the simulator can give it."""
+        env = self.envs[m]
+        own = {"obs": self.obs[m], "action": self.action[m], "running": self.running[m], "ended": self.ended[m]}
+        if self.job.replay == "host":
+            own["storage"] = self._filled_rows(self.storage[m], step)
+            own["window"] = self.windows[m] if self.returns.n > 1 else None
+        own["simulator"] = env.state() if isinstance(env, ResumableEnv) else None
+        return super().saved(m, step) | checkpoint.named(own, "host")
+
+    def restore(self, saved: Sequence[checkpoint.Arrays], step: int) -> bool:
+        """As Executor.restore. Environments that cannot be as they were begin episodes anew, from other seeds."""
+        storages = []
+        if self.job.replay == "host":
+            storages = [self._filled_up(checkpoint.rebuilt(self.storage[0], "host['storage']", a), step) for a in saved]
+            if self.returns.n > 1:
+                self.windows = [checkpoint.rebuilt(self.windows[0], "host['window']", a) for a in saved]
+        super().restore(saved, step)
+        for mine, rows in zip(self.storage if storages else (), storages, strict=True):
+            for kept, row in zip(mine, rows, strict=True):
+                kept[:] = row
+        self.ended = np.stack([a["host['ended']"] for a in saved])
+        exact = all("host['simulator']" in a for a in saved)
+        if exact:
+            for env, a in zip(self.envs, saved, strict=True):
+                env.resume(a["host['simulator']"].tobytes())  # type: ignore[attr-defined]
+            self.obs, self.action, self.running = (
+                np.stack([a[f"host['{name}']"] for a in saved]) for name in ("obs", "action", "running")
+            )
+        else:
+            self._begin_anew(step)
+        return exact
+
+    def _begin_anew(self, step: int) -> None:
+        """New episodes everywhere; a return over several steps ends with the episodes that were cut."""
+        for env in self.envs:
+            env.close()
+        seeds = [int(np.random.SeedSequence((m.seed, step)).generate_state(1)[0]) for m in self.job.members]
+        self.envs = [self.job.benchmark.make(seed) for seed in seeds]
+        self.obs, self.action = np.stack([env.reset() for env in self.envs]), None
+        if self.returns.n > 1 and self.job.replay == "host":
+            for window in self.windows:
+                window.over[-1] = True
+        elif self.returns.n > 1:
+            self.carries = [
+                c._replace(window=c.window._replace(over=c.window.over.at[..., -1, :].set(True))) for c in self.carries
+            ]
 
     def turn(self, learner: Learner, own: tuple[Any, Array], clock: tuple[Now, Now]) -> tuple[Learner, Array]:
         """Absorb a step, then choose the next action: one call of a compiled function where two would cost double.
@@ -122,9 +187,7 @@ class HostExecutor(Executor):
                 if alive[m, 0]:
                     film.look(envs[m])
             action = self.by_member(self.greedy_all(self.carries, obs))
-            out = Step(
-                *map(np.stack, zip(*(e.step(np.nan_to_num(a)) for e, a in zip(envs, action, strict=True)), strict=True))
-            )
+            out = self.stepped(envs, action)
             total += alive * out.reward
             if self.succeeded:
                 won |= alive & self.succeeded(out.final_obs)

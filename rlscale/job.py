@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rlscale.cadence import Cadence, schedule
+from rlscale.sinks import Wandb
 from rlscale.spec import Budget, Member, RunSpec, run_id
 from rlscale.store import Store
 from rlscale.typed import Mistake, convert, nearest, typed
@@ -21,7 +22,7 @@ from rlscale.typed import Mistake, convert, nearest, typed
 if TYPE_CHECKING:  # importing JAX must wait until `Compute.prepare` has set its environment
     from rlscale.types import Algorithm, Benchmark
 
-KEYS = {"algorithm", "benchmark", "hparams", "budget", "compute", "log", "utd", "seed", "dry"}
+KEYS = {"algorithm", "benchmark", "hparams", "budget", "compute", "checkpoint", "log", "utd", "seed", "dry"}
 # For estimates before any run of a study is there to go by: a plain CPU core, and what a step costs beside updates.
 NOMINAL_FLOPS_PER_S, NOMINAL_S_PER_UPDATE, NOMINAL_S_PER_STEP = 1e11, 6e-5, 3e-5
 
@@ -52,12 +53,24 @@ class Compute:
 
 
 @dataclass(frozen=True)
+class Checkpoint:
+    """How often a run's state is kept; never part of its identity."""
+
+    every: float | None  # minutes
+
+    def __post_init__(self) -> None:
+        if self.every is not None and not self.every >= 0:
+            raise ValueError(f"every={self.every}: give minutes, 0 or more, or null for no checkpoints")
+
+
+@dataclass(frozen=True)
 class Log:
     """What is shown of a run; never part of its identity."""
 
     progress: bool
     every_s: float
     video: bool
+    wandb: Wandb | None
 
     def prepare(self) -> None:
         """Choose how MuJoCo draws without a screen, before its first import; what the environment sets stays.
@@ -85,6 +98,7 @@ class Job:
     algorithm: Any
     benchmark: Benchmark
     compute: Compute
+    checkpoint: Checkpoint
     log: Log
     asked_by: Mapping[str, Any]
     dry: bool
@@ -178,7 +192,8 @@ def job_from(config: Mapping[str, Any], choices: Mapping[str, Any], overrides: S
     if len(set(members)) < len(members):
         raise Mistake(f"seed={config['seed']}: a member is asked for twice; give each seed and learning rate once")
     asked_by = {"sweep": choices.get("sweep"), "hparams": choices.get("hparams"), "overrides": list(overrides)}
-    job = Job(spec, members, algorithm, benchmark, compute, log, asked_by, convert(config["dry"], bool, "dry"))
+    keep, dry = typed(Checkpoint, config["checkpoint"], "checkpoint"), convert(config["dry"], bool, "dry")
+    job = Job(spec, members, algorithm, benchmark, compute, keep, log, asked_by, dry)
     check_lengths(job)
     if log.video and not budget.evaluations(job.cadence.total * benchmark.num_envs):
         raise Mistake(

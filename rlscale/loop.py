@@ -6,11 +6,13 @@ function the same cycle runs K times in one call on the device. This file turns 
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Generator, Sequence
 from fractions import Fraction
 from math import ceil
 
+from rlscale.checkpoint import Clock, Keeper
 from rlscale.cycle import Run
 from rlscale.device_executor import DeviceExecutor
 from rlscale.film import Film
@@ -20,23 +22,28 @@ from rlscale.types import DeviceBenchmark
 Row = dict[str, float | int | None]
 
 
-def run(job: Run, films: Sequence[Film] = ()) -> Generator[list[Row], None, None]:
+def run(job: Run, films: Sequence[Film] = (), keeper: Keeper | None = None) -> Generator[list[Row], None, None]:
     """Train the pack; yields one row for each member at each logging point.
 
-    `films`, one for each member, take up the last evaluation; the benchmark is then a `FilmedBenchmark`.
+    `films`, one for each member, take up the last evaluation; the benchmark is then a `FilmedBenchmark`. With a
+    `keeper` it goes on from where a checkpoint left off, and leaves others; raises its Stopped.
     """
     executor = DeviceExecutor(job) if isinstance(job.benchmark, DeviceBenchmark) else HostExecutor(job, films)
     num_envs, total = job.cadence.num_envs, job.cadence.total
     log_every = job.budget.log_every
     resets = job.cadence.resets(*job.algorithm.resets)
-    started, step, reset = time.monotonic(), 0, 0
     try:
+        began = Clock() if keeper is None else keeper.resume(executor.restore)
+        started, step, reset = time.monotonic() - began.wall_s, began.step, began.reset
+        logged, reset_logged = began.logged, began.reset_logged
         while step < total:
             # A logging point is the first vector step that reaches a multiple of `log_every`; so for evaluations.
-            before = step * num_envs
+            before = logged * num_envs
             stop = min(total, ceil(Fraction((before // log_every + 1) * log_every, num_envs)))
-            reset_before = reset
             while step < stop:
+                if keeper is not None and step > began.step and keeper.due():
+                    now = Clock(step, logged, reset, reset_logged, time.monotonic() - started)
+                    keeper.keep(now, num_envs, functools.partial(executor.saved, step=step))
                 if resets[reset : reset + 1] == [step]:
                     reset += 1
                     executor.reset(reset)
@@ -56,9 +63,10 @@ def run(job: Run, films: Sequence[Film] = ()) -> Generator[list[Row], None, None
                     "eval_episodes": job.budget.eval_episodes if due else 0,
                 }
                 | ({"eval_success": None if successes is None else float(successes[m])} if executor.succeeded else {})
-                | ({"reset": reset - reset_before} if any(job.algorithm.resets) else {})
+                | ({"reset": reset - reset_logged} if any(job.algorithm.resets) else {})
                 | {name: float(values[m]) if updates[m] else None for name, values in metrics.items()}
                 for m in range(len(job.members))
             ]
+            logged, reset_logged = step, reset
     finally:
         executor.close()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.progress import BarColumn, Progress, TextColumn
+
+from rlscale.cadence import Cadence
 
 
 def duration(seconds: float) -> str:
@@ -64,11 +66,13 @@ class Meter:
         if self.bar is not None:
             self.bar.stop()
 
-    def update(self, share: float, note: str = "", eta_s: float | None = None) -> None:
-        """`share` of the work is done; `eta_s` defaults to the time so far scaled by what is left."""
+    def update(self, share: float, note: str = "", eta_s: float | None = None, already: float = 0.0) -> None:
+        """`share` of the work is done, of which `already` was before; `eta_s` defaults to the time so far scaled by
+        what is left.
+        """
         elapsed = time.monotonic() - self.started
-        if eta_s is None and share > 0:
-            eta_s = elapsed * (1 - share) / share
+        if eta_s is None and share > already:
+            eta_s = elapsed * (1 - share) / (share - already)
         left = f"ETA {duration(eta_s)}" if eta_s is not None else "ETA unknown yet"
         text = " · ".join(part for part in (f"{100 * share:.0f} %", note, duration(elapsed), left) if part)
         if self.bar is not None:
@@ -76,3 +80,25 @@ class Meter:
         elif self.shown and time.monotonic() - self.printed >= self.every_s:
             self.printed = time.monotonic()
             print(f"{self.label}: {text}", file=sys.stderr, flush=True)
+
+
+class Pace:
+    """What a meter shows of a pack under training, from one logging point to the next."""
+
+    def __init__(self, cadence: Cadence, members: int, batch_size: int):
+        self.cadence, self.members, self.batch_size = cadence, members, batch_size
+        self.before: Mapping[str, Any] = {}  # the row before
+
+    def at(self, rows: Sequence[Mapping[str, Any]], began: int, spent_s: float) -> tuple[float, str, None, float]:
+        """The arguments of `Meter.update` at the members' rows, in a process that took the run up after vector step
+        `began` and `spent_s` seconds of others.
+        """
+        cadence, row = self.cadence, rows[0]
+        updates = cadence.updates_after(began)
+        start = {"env_step": began * cadence.num_envs, "updates": updates, "wall_s": spent_s}
+        pace = throughput(self.before or start, row, self.members, self.batch_size)
+        self.before = row
+        returns = [own["train_return"] for own in rows if own["train_return"] is not None]
+        note = f"step {row['env_step']:,}" + (f", return {sum(returns) / len(returns):.1f}" if returns else "")
+        done, total = cadence.updates_after(row["env_step"] // cadence.num_envs), cadence.updates_after(cadence.total)
+        return done / total, " · ".join(part for part in (note, pace) if part), None, updates / total

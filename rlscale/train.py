@@ -5,14 +5,15 @@ python -m rlscale.train algorithm=sac benchmark=gym benchmark.task=HalfCheetah-v
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import re
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -21,7 +22,9 @@ from typing import TYPE_CHECKING, Any
 import launchers
 from rlscale.door import door
 from rlscale.job import Job, job_from
-from rlscale.progress import Meter, counted, duration, throughput
+from rlscale.outlook import dry_report
+from rlscale.progress import Meter, Pace, counted
+from rlscale.sinks import Sink
 from rlscale.spec import Member, identity, plain, run_id
 from rlscale.store import ClaimLost, Recording, Store, write_atomically
 from rlscale.typed import Mistake
@@ -68,7 +71,7 @@ def execute(job: Job) -> float | None:
     while lacking := job.missing(store):
         recordings = {m: r for m in lacking if (r := store.claim(job.spec, m)) is not None}
         if recordings:
-            train(job, recordings)
+            train_all(job, recordings)
         else:
             if not waiting and job.log.progress:
                 print(f"{job.label}: another process trains what is missing; waiting for it", file=sys.stderr)
@@ -94,10 +97,33 @@ def try_camera(job: Job) -> None:
         ) from error
 
 
+def train_all(job: Job, recordings: Mapping[Member, Recording]) -> None:
+    """Train the claimed members, those together that have come equally far; exits where a signal asks to."""
+    from rlscale.checkpoint import Stopped, together
+
+    try:
+        for pack in together(recordings):
+            train(job, pack)
+    except Stopped as stopped:
+        print(f"{job.label}: {stopped}", file=sys.stderr)
+        sys.exit(stopped.code)
+    except Exception as error:
+        for recording in recordings.values():
+            recording.fail(error)
+        raise
+    finally:
+        for recording in recordings.values():
+            recording.release()
+
+
 def train(job: Job, recordings: Mapping[Member, Recording]) -> None:
-    """Train the claimed members as one pack and record each; a crash leaves no record."""
+    """Train members as one pack, from their last checkpoint if there is one, and record each; a crash leaves no record.
+
+    Raises Stopped where a signal asked to end.
+    """
     import jax
 
+    from rlscale.checkpoint import Keeper
     from rlscale.cycle import Run
     from rlscale.film import Film
     from rlscale.loop import run
@@ -108,56 +134,71 @@ def train(job: Job, recordings: Mapping[Member, Recording]) -> None:
     replay = "device" if job.compute.replay == "auto" else job.compute.replay
     work = Run(learner, job.benchmark, list(recordings), cadence, job.spec.budget, job.spec.batch_size, pack, replay)
     films = [Film(job.benchmark.spec().episode_steps) for _ in recordings] if job.log.video else []
-    before: Mapping[str, Any] = {"env_step": 0, "updates": 0, "wall_s": 0.0}
+    every_s = None if job.checkpoint.every is None else 60 * job.checkpoint.every
+    keeper = Keeper(list(recordings.values()), every_s, versions(), job.label)
+    sink = Sink(job.log.wandb, job.spec, list(recordings), job.asked_by, job.label)
+    pace = Pace(cadence, len(recordings), job.spec.batch_size)
+    meter = Meter(job.label, job.log.progress, job.log.every_s)
     try:
-        with Meter(job.label, job.log.progress, job.log.every_s) as meter, closing(run(work, films)) as logged:
+        with keeper.listening(), meter, contextlib.closing(run(work, films, keeper)) as logged:
             for rows in logged:
-                for recording, row in zip(recordings.values(), rows, strict=True):
-                    recording.row(row)
+                taken = [recording.row(row) for recording, row in zip(recordings.values(), rows, strict=True)]
+                sink.rows([row if counts else None for row, counts in zip(rows, taken, strict=True)])
                 if all(recording.diverged for recording in recordings.values()):
                     break
-                step = int(rows[0]["env_step"] or 0)
-                returns = [float(row["train_return"]) for row in rows if row["train_return"] is not None]
-                note = f"step {step:,}" + (f", return {sum(returns) / len(returns):.1f}" if returns else "")
-                pace = throughput(before, rows[0], len(rows), job.spec.batch_size)
-                before, note = rows[0], " · ".join(part for part in (note, pace) if part)
-                meter.update(
-                    cadence.updates_after(step // cadence.num_envs) / cadence.updates_after(cadence.total), note
-                )
-        videos = {r.folder / "evaluation.gif": f for r, f in zip(recordings.values(), films, strict=False) if f.frames}
-        for path, film in videos.items():
+                meter.update(*pace.at(rows, keeper.began.step, keeper.began.wall_s))
+        for index, (recording, film) in enumerate(zip(recordings.values(), films, strict=False)):
+            if not film.frames:
+                continue
+            path = recording.folder / "evaluation.gif"
             write_atomically(path, film.gif())
+            sink.video(index, path)
             if job.log.progress:
                 print(f"{job.label}: {path}", file=sys.stderr)
-        provenance = {
-            "asked_by": dict(job.asked_by),
-            "source": None,
-            "git": git_state(),
-            "versions": versions(),
-            "device": f"{jax.devices()[0].platform}: {jax.devices()[0].device_kind}",
-            "pack_size": len(recordings),
-            "started": started.isoformat(timespec="seconds"),
-            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
-        for member, recording in recordings.items():
+        wall_s = time.monotonic() - clock + keeper.began.wall_s
+        about = provenance(job, len(recordings), started)
+        for (member, recording), resumed in zip(recordings.items(), keeper.resumed, strict=True):
             head = {"schema": 1, "run_id": run_id(job.spec, member)} | identity(job.spec, member)
             try:
-                recording.finish(head | measured(job, recording, learner, time.monotonic() - clock) | provenance)
+                recording.finish(head | measured(job, recording, learner, wall_s) | asdict(resumed) | about)
             except ClaimLost as lost:  # this process was suspended for minutes; the other's result is as good
                 print(f"{job.label}: {lost}", file=sys.stderr)
+        sink.finish()
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        what = " ".join(str(error).split("\n")[0].split()) or "no memory is left"
-        if not isinstance(error, MemoryError) and not re.search(
-            "out of memory|RESOURCE_EXHAUSTED", what, re.IGNORECASE
-        ):
+        if (mistake := out_of_memory(job, error)) is None:
             raise
-        raise Mistake(
-            f"{job.label}: out of memory ({what}); pack fewer members, or lower budget.replay_capacity, "
-            "benchmark.num_envs, hparams.batch_size or the learner's size"
-        ) from error
+        raise mistake from error
     finally:
         for recording in recordings.values():
             recording.release()
+        sink.finish(failed=True)  # what is not finished yet
+
+
+def out_of_memory(job: Job, error: Exception) -> Mistake | None:
+    """The sentence for an error that is about memory; None for another one."""
+    what = " ".join(str(error).split("\n")[0].split()) or "no memory is left"
+    if not isinstance(error, MemoryError) and not re.search("out of memory|RESOURCE_EXHAUSTED", what, re.IGNORECASE):
+        return None
+    return Mistake(
+        f"{job.label}: out of memory ({what}); pack fewer members, or lower budget.replay_capacity, "
+        "benchmark.num_envs, hparams.batch_size or the learner's size"
+    )
+
+
+def provenance(job: Job, pack_size: int, started: datetime) -> dict[str, Any]:
+    """The part of a record that says who asked for the run, and on what it was made."""
+    import jax
+
+    return {
+        "asked_by": dict(job.asked_by),
+        "source": None,
+        "git": git_state(),
+        "versions": versions(),
+        "device": f"{jax.devices()[0].platform}: {jax.devices()[0].device_kind}",
+        "pack_size": pack_size,
+        "started": started.isoformat(timespec="seconds"),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
 
 
 def measured(job: Job, recording: Recording, learner: Algorithm, wall_s: float) -> dict[str, Any]:
@@ -175,43 +216,8 @@ def measured(job: Job, recording: Recording, learner: Algorithm, wall_s: float) 
         "flops_per_update": learner.flops_per_update,
         "wall_s": round(wall_s, 3),
         "status": "diverged" if diverged else "finished",
-        "resumes": 0,
         "last": {name: None if diverged else last[name] for name in ("train_return", "eval_return")},
     }
-
-
-def dry_report(jobs: Sequence[Job]) -> str:
-    """What would run, how much of it, and at what cost, as a table."""
-    store, lines, total_s, runs, updates_sum = Store(), [], 0.0, 0, 0
-    scale, basis = calibration(store, jobs)
-    for job in jobs:
-        lacking = len(job.missing(store))
-        updates = job.cadence.updates_after(job.cadence.total)
-        seconds = scale * job.nominal_seconds() * lacking
-        total_s, runs, updates_sum = total_s + seconds, runs + lacking, updates_sum + updates * lacking
-        memory = job.bytes_per_member() * lacking / 2**20
-        lines.append(
-            f"{job.label:<44} {lacking:>4} of {len(job.members)} to run {updates:>12,} updates each "
-            f"{memory:>8,.0f} MiB  {duration(seconds):>12}"
-        )
-    asked = sum(len(job.members) for job in jobs)
-    lines.append(
-        f"{counted(len(jobs), 'job')}, {counted(asked, 'run')}, {asked - runs} recorded, {runs} to run: "
-        f"{updates_sum:,} updates, "
-        f"about {duration(total_s)} of one core ({basis})"
-    )
-    return "\n".join(lines)
-
-
-def calibration(store: Store, jobs: Sequence[Job]) -> tuple[float, str]:
-    """How many times the nominal cost a member of these jobs took where it is recorded; 1 where none is."""
-    ratios = []
-    for job in jobs:
-        records = [r for m in job.members if (r := store.record(run_id(job.spec, m))) is not None]
-        ratios += [r["wall_s"] / r["pack_size"] / job.nominal_seconds() for r in records if r["pack_size"]]
-    if not ratios:
-        return 1.0, "nominal: no run of it is recorded yet to go by"
-    return sorted(ratios)[len(ratios) // 2], f"going by {len(ratios)} recorded runs"
 
 
 def git_state() -> str | None:

@@ -111,6 +111,17 @@ class HostEnv(Protocol):
         """Free the simulator."""
 
 
+@runtime_checkable
+class ResumableEnv(HostEnv, Protocol):
+    """A `HostEnv` that a checkpoint can hold."""
+
+    def state(self) -> bytes | None:
+        """All that its steps to come depend on; None where this task's simulator cannot give it."""
+
+    def resume(self, state: bytes) -> None:
+        """Be as the one whose `state` it was, bit for bit."""
+
+
 class FilmedEnv(HostEnv, Protocol):
     """A `HostEnv` that can be looked at."""
 

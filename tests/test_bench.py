@@ -23,6 +23,16 @@ def test_our_side_of_the_bench_trains(executor: str) -> None:
 
 
 @pytest.mark.slow
+def test_the_quick_bench_of_jobs_sees_one_core_for_each(root: Path) -> None:
+    command = [sys.executable, "-m", "tests.bench", "jobs", "--quick"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    rows = re.findall(r"^ +(\d+) \| +[\d.]+ s \| +(\d+) \| +(\d+)$", done.stdout, re.MULTILINE)
+    assert len(rows) == 2 and all(int(threads) > 0 and int(cores) == 1 for _, threads, cores in rows)
+    assert len(re.findall(r"^(?:pass|FAIL)  4 jobs at once", done.stdout, re.MULTILINE)) == 1
+
+
+@pytest.mark.slow
 def test_the_quick_bench_of_bro_prints_its_share_of_peak(root: Path) -> None:
     command = [sys.executable, "-m", "tests.bench", "bro", "--quick"]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=600)

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from ctypes.util import find_library
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
@@ -23,8 +24,9 @@ from rlscale.benchmarks.humanoid_bench import HumanoidBench
 from rlscale.cadence import schedule
 from rlscale.cycle import Run
 from rlscale.film import FRAMES, Film
-from rlscale.job import Compute, Job, Log, job_from
+from rlscale.job import Checkpoint, Compute, Job, Log, job_from
 from rlscale.loop import run
+from rlscale.sinks import Sink
 from rlscale.spec import Budget, Member, RunSpec, run_id
 from rlscale.train import execute
 from rlscale.typed import Mistake
@@ -103,8 +105,8 @@ class Drift:
 
 def job(benchmark: Any = WALK, video: bool = True, progress: bool = False, **budget: Any) -> Job:
     spec = RunSpec(asdict(Drift("drift")), asdict(benchmark), Fraction(1), 8, replace(BUDGET, **budget))
-    compute, log = Compute("cpu", "auto", "loop", False), Log(progress, 10.0, video)
-    return Job(spec, MEMBERS, Drift("drift"), benchmark, compute, log, {"sweep": None}, False)
+    compute, log = Compute("cpu", "auto", "loop", False), Log(progress, 10.0, video, None)
+    return Job(spec, MEMBERS, Drift("drift"), benchmark, compute, Checkpoint(None), log, {"sweep": None}, False)
 
 
 def rows(films: list[Film]) -> list[list[dict[str, Any]]]:
@@ -164,7 +166,8 @@ def test_a_video_lies_beside_the_record(study: Path, capfd: pytest.CaptureFixtur
     folders = [study / "runs" / run_id(job().spec, member) for member in MEMBERS]
     assert [len(pictures(folder / "evaluation.gif")) for folder in folders] == [5, 5]
     assert (folders[0] / "evaluation.gif").read_bytes() != (folders[1] / "evaluation.gif").read_bytes()
-    assert {path.name for path in folders[0].iterdir()} == {"spec.json", "curve.csv", "record.json", "evaluation.gif"}
+    held = {path.name for path in folders[0].iterdir()}
+    assert held == {"spec.json", "curve.csv", "claims.jsonl", "record.json", "evaluation.gif"}
     first = [(folder / "evaluation.gif").read_bytes() for folder in folders]
     for folder in folders:
         (folder / "record.json").unlink()
@@ -186,7 +189,33 @@ def test_what_is_recorded_is_not_run_again_for_a_video(study: Path, capfd: pytes
 def test_a_crash_leaves_no_video_and_no_record(study: Path) -> None:
     with pytest.raises(RuntimeError, match="the camera fell"):
         execute(job(replace(WALK, breaks=True)))
-    assert {path.name for path in study.rglob("*") if path.is_file()} == {".lock", "spec.json", "curve.csv"}
+    left = {path.name for path in study.rglob("*") if path.is_file()}
+    assert left == {".lock", "spec.json", "curve.csv", "claims.jsonl", "failure.json"}
+
+
+@pytest.mark.parametrize("breaks", [False, True])
+def test_the_sink_is_told_of_rows_videos_and_the_end(
+    study: Path, monkeypatch: pytest.MonkeyPatch, breaks: bool
+) -> None:
+    told: list[Any] = []
+
+    class Noted(Sink):
+        def rows(self, rows: Any) -> None:
+            told.append([row["env_step"] for row in rows])
+
+        def video(self, index: int, path: Path) -> None:
+            told.append((path.parent.name, len(pictures(path))))
+
+        def finish(self, failed: bool = False) -> None:
+            told.append((failed, len(list(study.rglob("record.json")))))
+
+    monkeypatch.setattr("rlscale.train.Sink", Noted)
+    with pytest.raises(RuntimeError, match="the camera fell") if breaks else nullcontext():
+        execute(job(replace(WALK, breaks=breaks)))
+    rows = [[10 * i] * 2 for i in range(1, 8)]
+    videos = [(run_id(job().spec, member), 5) for member in MEMBERS]
+    ended = [*rows, *videos, (False, 2), (True, 2)]  # once the records are there; the second says no more
+    assert told == ([*rows[:5], (True, 0)] if breaks else ended)
 
 
 def test_a_camera_that_does_not_work_is_known_before_the_run(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,14 +291,14 @@ def test_how_to_draw_is_chosen_by_what_is_there(
     if mine is None:
         monkeypatch.delenv("MUJOCO_GL")
     monkeypatch.setattr("rlscale.job.find_library", lambda name: name if name in libraries else None)
-    Log(True, 10.0, video=False).prepare()
+    Log(True, 10.0, video=False, wandb=None).prepare()
     assert os.environ.get("MUJOCO_GL") == mine
     if mend is not None:
         with pytest.raises(Mistake, match=rf"^log\.video=true: .*{mend}"):
-            Log(True, 10.0, video=True).prepare()
+            Log(True, 10.0, video=True, wandb=None).prepare()
         assert os.environ.get("MUJOCO_GL") == mine
     else:
-        Log(True, 10.0, video=True).prepare()
+        Log(True, 10.0, video=True, wandb=None).prepare()
         assert os.environ["MUJOCO_GL"] == chosen
 
 
@@ -333,7 +362,7 @@ def drawing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MUJOCO_GL", raising=False)
     if not (find_library("EGL") or find_library("OSMesa")):
         pytest.skip("neither libEGL nor libOSMesa is installed, so nothing can be drawn")
-    Log(True, 10.0, video=True).prepare()
+    Log(True, 10.0, video=True, wandb=None).prepare()
 
 
 @pytest.mark.slow

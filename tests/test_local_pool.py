@@ -19,7 +19,7 @@ from rlscale.typed import Mistake
 launchers.discover()
 from hydra_plugins import rlscale_local  # noqa: E402  found once the folder is on the path
 
-FINE, LATE, BROKEN, DEAD = "fine", "late", "broken", "dead"
+FINE, LATE, BROKEN, DEAD, RAISING, CRASHING = "fine", "late", "broken", "dead", "raising", "crashing"
 PROGRAM = """
 import os, sys, time
 from pathlib import Path
@@ -29,8 +29,10 @@ done.with_suffix(".tried").touch()
 if how == "broken" or (how == "late" and first):
     print("starting")
     sys.exit(f"no {number} such thing")
-if how == "dead":
-    os.kill(os.getpid(), 9)
+if how in ("dead", "crashing"):
+    os.kill(os.getpid(), 9 if how == "dead" else 11)
+if how == "raising":
+    raise ZeroDivisionError(f"of {number}")
 done.touch()
 """
 
@@ -46,7 +48,7 @@ class Fake:
 
     done: Path
     label: str
-    log = Log(True, 10.0, video=False)
+    log = Log(True, 10.0, video=False, wandb=None)
     compute = Platform()
 
     def nominal_seconds(self) -> float:
@@ -115,6 +117,34 @@ def test_what_succeeded_is_not_run_again(sweep: Any, study: Path) -> None:
     assert (code, tried) == (0, [1]) and "2 of 3 jobs are recorded already" in said
 
 
+@pytest.mark.slow
+def test_twenty_of_five_hundred(sweep: Any, study: Path) -> None:
+    """Failures of four kinds, all named with their causes at once and at the end; the second time only they are run."""
+    kinds, causes = [FINE] * 500, dict[int, str]()
+    for i in range(20):
+        number = 25 * i + 3
+        kinds[number], causes[number] = [
+            (BROKEN, f"no {number} such thing"),
+            (DEAD, "ended by SIGKILL, as a kernel does that is out of memory; its last line: it said nothing"),
+            (RAISING, f"ZeroDivisionError: of {number}"),
+            (CRASHING, "ended by SIGSEGV; its last line: it said nothing"),
+        ][i % 4]
+    code, said, tried = sweep(*kinds, workers=2)
+    assert code == 1 and tried == list(range(500))
+    at_once, table = said.split("20 of 500 jobs failed; the same command runs them again:\n")
+    for number, cause in causes.items():
+        assert f"failed: job {number}: {cause}\n" in at_once
+        assert re.search(rf"^  job {number}: {re.escape(cause)}  \(.*{number:04d}\.log\)$", table, re.MULTILINE)
+    assert table.count("\n") == 20
+    for path in study.glob("*.tried"):
+        path.unlink()
+    assert sweep(*kinds, workers=2)[2] == sorted(causes)
+    for path in study.glob("*.tried"):
+        path.unlink()
+    code, _, tried = sweep(*[FINE] * 500, workers=2)
+    assert code == 0 and tried == sorted(causes)
+
+
 def test_the_first_failure_may_stop_the_others(sweep: Any) -> None:
     code, said, tried = sweep(FINE, BROKEN, FINE, FINE, on_error="stop")
     assert code == 1 and tried == [0, 1]
@@ -154,3 +184,25 @@ def test_a_sweep_that_cannot_work_is_given_up(sweep: Any, kinds: tuple[str, ...]
 def test_mistakes_are_sentences(sweep: Any, option: dict[str, Any], said: str) -> None:
     with pytest.raises(Mistake, match=re.escape(said)):
         sweep(FINE, **option)
+
+
+# Where jobs run
+
+
+def test_cores_and_gpus_are_dealt_out_evenly() -> None:
+    def dealt(*asked: Any) -> list[tuple[list[int], dict[str, str]]]:
+        return [(sorted(place.cores), dict(place.variables)) for place in rlscale_local.places(*asked)]
+
+    assert dealt(None, [4, 5], []) == [([4], {}), ([5], {})]
+    assert dealt(1, [4, 5], []) == [([4, 5], {})]
+    assert dealt(3, [4, 5], []) == [([4], {}), ([5], {}), ([4], {})]
+    one, two = {"CUDA_VISIBLE_DEVICES": "2"}, {"CUDA_VISIBLE_DEVICES": "GPU-ab"}
+    assert dealt(None, [0, 1, 2, 3], ["2", "GPU-ab"]) == [([0, 2], one), ([1, 3], two)]
+    half = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.450"}
+    assert dealt(3, [0, 1, 2], ["2", "GPU-ab"]) == [([0], one | half), ([1], two), ([2], one | half)]
+
+
+def test_the_environment_names_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    for value, found in (("", []), ("-1", []), ("3", ["3"]), ("0,GPU-ab", ["0", "GPU-ab"])):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
+        assert rlscale_local.devices() == found

@@ -75,15 +75,19 @@ ROOMS = [
     # a simulator is imported where an environment is made: listing or typing a suite must not need it
     Room(
         "rlscale/benchmarks/*.py",
-        ("rlscale.types", "rlscale.typed", "rlscale.copies", "numpy", "jax"),
+        ("rlscale.types", "rlscale.typed", "rlscale.copies", "rlscale.simulator_state", "numpy", "jax"),
         inside=SIMULATORS,
     ),
-    Room("rlscale/copies.py", ("rlscale.types", "numpy")),  # what suites of stateful simulators share
+    # what suites of stateful simulators share
+    Room("rlscale/copies.py", ("rlscale.types", "rlscale.simulator_state", "numpy")),
+    Room("rlscale/simulator_state.py", (), inside=("gymnasium",)),
     Room("rlscale/store.py", (*SMALL, "numpy", "psutil")),  # psutil: is the process that claimed a run alive?
     Room("rlscale/door.py", (*SMALL, *HYDRA, "rich")),  # what all doors share
     Room("rlscale/sinks.py", None, inside=("wandb",), never=("jax", *HYDRA, *CONCRETE, "analysis", "launchers")),
+    Room("rlscale/sync.py", None, never=("jax", "wandb", *CONCRETE, "analysis", "launchers", *SIMULATORS)),
     # `launchers` only to put its plugins where Hydra looks for them
     Room("rlscale/train.py", None, never=("wandb", "analysis", *SIMULATORS)),
+    Room("rlscale/status.py", None, never=("jax", "wandb", "analysis", *CONCRETE, *SIMULATORS), inside=HYDRA),
     # loop, replay, checkpoint, diagnostics, and whatever comes beside them
     Room(
         "rlscale/*.py", None, never=("wandb", *HYDRA, *CONCRETE, "rlscale.train", "analysis", "launchers", *SIMULATORS)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import math
 import os
@@ -20,6 +22,7 @@ import pytest
 from rlscale import store as store_module
 from rlscale.spec import Budget, Member, RunSpec, identity, run_id
 from rlscale.store import STALE_S, ClaimLost, Recording, Store, read_claim, study_root, write_atomically
+from rlscale.typed import Mistake
 
 SPEC = RunSpec(
     {"name": "sac"}, {"name": "toy", "task": "track"}, Fraction(1, 4), 16, Budget(400, 100, 100, None, 0, None)
@@ -90,7 +93,10 @@ def test_a_run_from_claim_to_record(store: Store) -> None:
         "100,0,0.5,,0,,0,\n"
         "200,25,0.5,0.30000000000000004,0,,0,1e-09\n"
     )
-    assert sorted(p.name for p in folder.iterdir()) == ["curve.csv", "record.json", "spec.json"]
+    assert sorted(p.name for p in folder.iterdir()) == ["claims.jsonl", "curve.csv", "record.json", "spec.json"]
+    log = [json.loads(line) for line in (folder / "claims.jsonl").read_text().splitlines()]
+    assert [line["event"] for line in log] == ["taken", "recorded"]
+    assert {(line["token"], line["pid"]) for line in log} == {(recording.token, os.getpid())}
     assert not store.held(RUN)
     assert store.claim(SPEC, MEMBER) is None  # never trained again
 
@@ -208,6 +214,24 @@ def test_a_claim_on_another_host_is_judged_by_its_heartbeat(store: Store) -> Non
     leave_claim(store, host="elsewhere", beaten_s_ago=STALE_S + 30)
     assert not store.held(RUN)
     taken(store).release()
+
+
+def test_clocks_of_hosts_may_differ(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What counts is the clock that stamps the files."""
+    leave_claim(store, host="elsewhere")
+    now = time.time()
+    for skew in (-3600, 3600):
+        monkeypatch.setattr(time, "time", lambda skew=skew: now + skew)
+        assert store.held(RUN) and store.claim(SPEC, MEMBER) is None
+
+
+def test_a_filesystem_without_locks_is_one_sentence(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(Mistake, match=r"^RLSCALE_STUDY=.*: files cannot be locked there \(No locks available\); mount"):
+        store.claim(SPEC, MEMBER)
 
 
 def test_a_living_process_here_keeps_its_claim_however_late_its_heart(store: Store) -> None:

@@ -84,6 +84,8 @@ def records(path: Path) -> Iterator[Any]:
             "source.folder: the installed wandb package has no wandb.proto.wandb_internal_pb2; install wandb==0.31.0"
         ) from None
     data = path.read_bytes()
+    if not data:  # killed before it wrote anything
+        return
     if data[:HEAD] != MAGIC:
         raise Mistake(f"{path.name} does not begin as a .wandb file of a known version")
     at, whole = HEAD, b""

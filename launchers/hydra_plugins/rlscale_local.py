@@ -16,6 +16,7 @@ from launchers.command import Command
 from launchers.planned import Ended, Order, Planned, why
 
 POLL_S = 0.2  # between two looks at the processes
+OF_A_GPU = 0.9  # of its memory, for all jobs on it together
 
 
 class LocalPool(Planned):
@@ -29,43 +30,59 @@ class LocalPool(Planned):
         self.workers = workers
 
     def _engine(self, jobs: Sequence[Any], folder: Path) -> Processes:
-        return Processes(slots(self.workers, jobs[0].compute.platform), POLL_S)
+        found = [] if jobs[0].compute.platform == "cpu" else devices()
+        return Processes(places(self.workers, sorted(os.sched_getaffinity(0)), found), POLL_S)
+
+
+class Place(NamedTuple):
+    """Where one job at a time runs: its cores, and what its environment says of devices."""
+
+    cores: frozenset[int]
+    variables: Mapping[str, str]
 
 
 class Running(NamedTuple):
-    """A job under way: its process, cores and log."""
+    """A job under way."""
 
     process: subprocess.Popen[bytes]
-    cores: frozenset[int]
+    place: Place
     log: Path
 
 
 class Processes:
-    """The engine: one job for each set of cores."""
+    """The engine: one job in each place."""
 
-    def __init__(self, cores: Sequence[frozenset[int]], poll_s: float):
-        self.free, self.workers, self.poll_s = deque(cores), len(cores), poll_s
+    def __init__(self, all_places: Sequence[Place], poll_s: float):
+        self.free, self.workers, self.poll_s = deque(all_places), len(all_places), poll_s
         self.running = dict[int, Running]()
 
     def __enter__(self) -> Processes:
         return self
 
     def __exit__(self, *_: object) -> None:
+        """End the jobs and wait for their checkpoints; a Ctrl-C meanwhile kills them."""
         for job in self.running.values():
             job.process.terminate()
+        try:
+            for job in self.running.values():
+                job.process.wait()
+        except KeyboardInterrupt:
+            for job in self.running.values():
+                job.process.kill()
+            raise
 
     def room(self) -> int:
         return len(self.free)
 
     def start(self, orders: Mapping[int, Order]) -> None:
         for number, order in orders.items():
-            cores = self.free.popleft()
-            command = Command(order.words, Path.cwd(), order.log, None, len(cores))
+            place = self.free.popleft()
+            command = Command(order.words, Path.cwd(), order.log, None, len(place.cores))
             # The child inherits this thread's cores, so they are set before JAX counts them for its thread pool.
             mine = os.sched_getaffinity(0)
             try:
-                os.sched_setaffinity(0, cores)
-                self.running[number] = Running(command.start(), cores, order.log)
+                os.sched_setaffinity(0, place.cores)
+                self.running[number] = Running(command.start({**os.environ, **place.variables}), place, order.log)
             finally:
                 os.sched_setaffinity(0, mine)
 
@@ -77,19 +94,32 @@ class Processes:
             code = job.process.poll()
             if code is not None:
                 del self.running[number]
-                self.free.append(job.cores)
+                self.free.append(job.place)
                 yield Ended(number, why(code, job.log))
 
     def withdraw(self) -> Collection[int]:
         return ()  # what it took it has begun
 
 
-def slots(workers: int | None, platform: str) -> list[frozenset[int]]:
-    """The cores of each worker: the machine's, dealt out evenly."""
-    cores = sorted(os.sched_getaffinity(0))
-    if workers is None:
-        on_gpu = platform == "gpu" or (platform == "auto" and Path("/proc/driver/nvidia/version").exists())
-        workers = 1 if on_gpu else len(cores)
-    if workers >= len(cores):
-        return [frozenset({cores[i % len(cores)]}) for i in range(workers)]
-    return [frozenset(cores[i::workers]) for i in range(workers)]
+def devices() -> list[str]:
+    """The GPUs that this process may use, by the names that CUDA_VISIBLE_DEVICES has for them."""
+    if (named := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return [name for name in named.split(",") if name and name != "-1"]
+    return [str(i) for i, _ in enumerate(Path("/proc/driver/nvidia/gpus").glob("*"))]
+
+
+def places(workers: int | None, cores: Sequence[int], gpus: Sequence[str]) -> list[Place]:
+    """The places of so many workers (None: one for each GPU, or else for each core), with what there is dealt out
+    evenly; where several share a GPU, each has its part of the memory, of which JAX would else take most at once,
+    unless the environment says how much.
+    """
+    workers = workers or len(gpus) or len(cores)
+    found = []
+    for i in range(workers):
+        own = frozenset(cores[i::workers] or [cores[i % len(cores)]])
+        sharing = len(range(i % len(gpus), workers, len(gpus))) if gpus else 1
+        variables = {"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} if gpus else {}
+        if sharing > 1 and "XLA_PYTHON_CLIENT_MEM_FRACTION" not in os.environ:
+            variables["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{OF_A_GPU / sharing:.3f}"
+        found.append(Place(own, variables))
+    return found

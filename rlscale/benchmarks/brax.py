@@ -3,8 +3,8 @@
 Between resets a step is Brax's own `env.step`. None of its wrappers is used: the automatic reset there puts a copy back
 into the first state of its first episode, and loses the observation that an episode ended with.
 
-A reset is dear, and under vmap a branch takes both its ways, so that all copies would be reset in every step. So
-`_episodes` gives the batch a loop of its own, in which only those copies are reset that have ended.
+A reset is dear, and under vmap a branch takes both its ways, so that all copies would be reset in every step. So every
+copy has the start of its next episode ready, and `_episodes` makes those of many copies at once, when they were used.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ TASKS = (
     "reacher",
     "walker2d",
 )  # without `swimmer`: Brax 0.14 cannot step it, since it gives `jnp.clip` an argument that JAX no longer has
-ROUNDS = 16  # of resets, if all copies end in one step: see `_episodes`
+SHARES = 4  # starts are made for a quarter of the copies at once: see `_episodes`
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,8 @@ class EnvState(NamedTuple):
     """One copy of a task in mid-episode."""
 
     now: Any  # brax.envs.State
+    ready: Any  # brax.envs.State at the start of the next episode, unless that is still to be made
+    spent: Array  # [] bool: `ready` is still to be made
     env_step: Array  # [] int32, steps taken in this episode
     episode: Array  # [] int32, episodes begun before this one
     key: Array  # never changes; episode e starts from fold_in(key, e)
@@ -94,38 +96,41 @@ def _episodes(env: Any, episode_steps: int) -> DeviceEnv:
         return env.reset(jax.random.fold_in(key, episode))
 
     @jax.custom_batching.custom_vmap
-    def restart(over: Array, key: Array, episode: Array, now: Any) -> Any:
-        return jax.lax.cond(over, start, lambda *_: now, key, episode)
+    def prepared(over: Array, spent: Array, key: Array, episode: Array, ready: Any) -> tuple[Any, Array]:
+        """`ready` and `spent`, with what a copy needs that is over."""
+        ready = jax.lax.cond(over & spent, start, lambda *_: ready, key, episode)
+        return ready, spent & ~over
 
-    @restart.def_vmap
-    def restart_some(copies: int, mapped: Any, *batch: Any) -> tuple[Any, Any]:
-        """`restart` of a batch: a sixteenth of the copies at a time, and nothing where none has ended.
+    @prepared.def_vmap
+    def prepared_together(copies: int, mapped: Any, *batch: Any) -> tuple[Any, Any]:
+        """`prepared` of a batch: nothing in most steps, and a share of the copies at once when so many are spent.
 
-        Few at a time would be many turns of the loop (launches of kernels, on a GPU), many at a time resets of copies
-        that go on. The number changes no result: a start depends on its copy's key and episode alone, and where the
-        last slice overlaps the one before it makes the same starts again. Under pack=vmap the loop turns as often as
-        the neediest member wants.
+        When they are made changes no result: a start depends on its copy's key and episode alone. Under pack=vmap the
+        loop turns as often as the neediest member wants.
         """
-        over, key, episode, now = jax.tree.map(
+        over, spent, key, episode, ready = jax.tree.map(
             lambda x, own: x if own else jnp.broadcast_to(x, (copies, *jnp.shape(x))), batch, tuple(mapped)
         )
-        at_once = -(-copies // ROUNDS)
-        ended = jnp.nonzero(over, size=copies, fill_value=copies)[0]  # their indices, then ones that lie outside
+        at_once = -(-copies // SHARES)
+
+        def wanted(carry: tuple[Array, Any]) -> Array:
+            spent, _ = carry
+            return (spent.sum() >= at_once) | (over & spent).any()
 
         def some(carry: tuple[Array, Any]) -> tuple[Array, Any]:
-            done, now = carry
-            which = jax.lax.dynamic_slice_in_dim(ended, done, at_once)
+            spent, ready = carry
+            which = jnp.nonzero(spent, size=at_once, fill_value=copies)[0]  # their indices, then ones that lie outside
             fresh = jax.vmap(start)(key.at[which].get(mode="clip"), episode.at[which].get(mode="clip"))
-            return done + at_once, jax.tree.map(lambda x, new: x.at[which].set(new, mode="drop"), now, fresh)
+            made = jax.tree.map(lambda x, new: x.at[which].set(new, mode="drop"), ready, fresh)
+            return spent.at[which].set(False, mode="drop"), made
 
-        count = over.sum()
-        _, now = jax.lax.while_loop(lambda carry: carry[0] < count, some, (jnp.zeros_like(count), now))
-        return now, jax.tree.map(lambda _: True, now)
+        spent, ready = jax.lax.while_loop(wanted, some, (spent, ready))
+        return (ready, spent), jax.tree.map(lambda _: True, (ready, spent))
 
     def init(key: Array) -> tuple[EnvState, Array]:
         zero = jnp.zeros((), jnp.int32)
         now = start(key, zero)
-        return EnvState(now, zero, zero, key), now.obs
+        return EnvState(now, now, jnp.ones((), bool), zero, zero, key), now.obs
 
     def step(state: EnvState, action: Array) -> tuple[EnvState, Step]:
         before = state.now.obs
@@ -137,10 +142,11 @@ def _episodes(env: Any, episode_steps: int) -> DeviceEnv:
         truncated = ~terminated & (~sound | (env_step >= episode_steps))
         final_obs, reward = jnp.where(sound, now.obs, before), jnp.where(sound, now.reward, 0.0)
         over = terminated | truncated
-        episode = state.episode + over.astype(jnp.int32)
-        now = restart(over, state.key, episode, now)
-        env_step = jnp.where(over, 0, env_step)
-        return EnvState(now, env_step, episode, state.key), Step(now.obs, reward, terminated, truncated, final_obs)
+        ready, spent = prepared(over, state.spent, state.key, state.episode + 1, state.ready)
+        now = jax.tree.map(lambda old, new: jnp.where(over, new, old), now, ready)
+        episode, env_step = state.episode + over.astype(jnp.int32), jnp.where(over, 0, env_step)
+        state = EnvState(now, ready, spent | over, env_step, episode, state.key)
+        return state, Step(now.obs, reward, terminated, truncated, final_obs)
 
     return DeviceEnv(init, step)
 

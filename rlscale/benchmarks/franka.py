@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rlscale.simulator_state import packed, unpacked
 from rlscale.typed import Mistake, nearest
 from rlscale.types import PICTURE, Array, DeviceEnv, EnvSpec, FilmedEnv, HostEnv, Step
 
@@ -251,6 +252,14 @@ class _Copies:
             obs = self._observe()
         ended = success | lifted
         return Step(obs, reward.astype(np.float32), ended, late & ~ended, final_obs)
+
+    def state(self) -> bytes | None:
+        """As ResumableEnv.state."""
+        return packed((self._generators, self._state, self._goal, self._age))
+
+    def resume(self, state: bytes) -> None:
+        """As ResumableEnv.resume."""
+        self._generators, self._state[:], self._goal, self._age = unpacked(state)  # _qpos is a view of _state
 
     def frame(self) -> np.ndarray:
         """A picture of copy 0 as it is now, uint8 [H, W, 3]."""

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from rlscale.copies import picture
+from rlscale.simulator_state import packed, unpacked
 from rlscale.typed import Mistake, nearest
 from rlscale.types import PICTURE, EnvSpec, FilmedEnv, HostEnv, Step
 
@@ -87,6 +88,15 @@ class _Copies:
             for i in over:
                 obs[i] = self._envs[i].reset()[0].reshape(-1)
         return Step(obs, reward, terminated, truncated, final_obs)
+
+    def state(self) -> bytes | None:
+        """As ResumableEnv.state: None for a task whose simulator is neither Python's nor MuJoCo's."""
+        return packed((self._envs, self._seeds))
+
+    def resume(self, state: bytes) -> None:
+        """As ResumableEnv.resume."""
+        self.close()
+        self._envs, self._seeds = unpacked(state)
 
     def frame(self) -> np.ndarray:
         """A picture of copy 0 as it is now, uint8 [H, W, 3]; it must have been made to be filmed."""

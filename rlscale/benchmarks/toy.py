@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from rlscale.simulator_state import packed, unpacked
 from rlscale.typed import Mistake, nearest
 from rlscale.types import EnvSpec, HostEnv, Step
 
@@ -57,7 +58,19 @@ class Toy:
         return TASKS[self.task]
 
 
-class _Track:
+class _Resumable:
+    """A task whose attributes are all that it is."""
+
+    def state(self) -> bytes | None:
+        """As ResumableEnv.state."""
+        return packed(vars(self))
+
+    def resume(self, state: bytes) -> None:
+        """As ResumableEnv.resume."""
+        vars(self).update(unpacked(state))
+
+
+class _Track(_Resumable):
     """All copies begin and end together."""
 
     def __init__(self, num_envs: int, seed: int) -> None:
@@ -86,7 +99,7 @@ class _Track:
         pass
 
 
-class _Reach:
+class _Reach(_Resumable):
     """Copies end one by one, each when it arrives."""
 
     def __init__(self, num_envs: int) -> None:

@@ -702,6 +702,15 @@ def test_a_file_cut_anywhere_is_a_crashed_run_or_none(folder: Path) -> None:
     assert last == 150 and not read_files(folder, states=["crashed", "failed"])[1]
 
 
+def test_a_run_killed_before_it_wrote_anything_does_not_hide_the_next_try(folder: Path) -> None:
+    first, second = files(folder)
+    empty = first.parent.with_name("offline-run-20000101_000000-r1") / second.name
+    empty.parent.mkdir()
+    empty.touch()
+    found, dropped = read_files(folder)
+    assert sorted((one.seed, len(one.curve)) for one in found) == [(0, 150), (1, 150)] and not dropped
+
+
 def test_a_damaged_file_is_dropped_and_said(folder: Path) -> None:
     first, _ = files(folder)
     whole = first.read_bytes()

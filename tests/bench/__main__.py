@@ -1,9 +1,9 @@
 """Speed of the loop on one core of a CPU, beside other programs in one run: `make bench`.
 
-    python -m tests.bench [sac] [bro] [brax] [--quick] [--strict] [--rounds N] [--seconds S]
+    python -m tests.bench [jobs] [sac] [bro] [brax] [--quick] [--strict] [--rounds N] [--seconds S]
 
 `sac` is measured beside Stable-Baselines3-JAX's, `bro` at width 512 beside the machine's own matrix products, and
-`brax`, the loop on Brax's tasks, beside Brax's own SAC trainer.
+`brax`, the loop on Brax's tasks, beside Brax's own SAC trainer. `jobs` are four at once beside one for each core.
 
 Two workers, one for each library, are pinned to the same core and asked in turn for short rounds; every number is a
 median over rounds, and a ratio is the median of the ratios of neighbouring rounds. Compiling is timed apart (without
@@ -28,12 +28,14 @@ from typing import Any
 
 import psutil
 
+from tests.bench import jobs
 from tests.bench.report import (
     BesideBrax,
     Measured,
     OfPeak,
     brax_table,
     brax_verdicts,
+    jobs_verdict,
     peak_table,
     peak_verdict,
     table,
@@ -44,7 +46,7 @@ from tests.bench.timing import Crowd, Point, Round, serve
 POINTS = [Point(width, batch_size, utd) for width, batch_size in ((64, 64), (256, 256)) for utd in (1, 8)]
 BRO_POINTS = [Point(512, 128, utd) for utd in (2, 10)]
 CROWDS = [Crowd(task, num_envs) for task in ("inverted_pendulum", "hopper") for num_envs in (64, 256, 1024)]
-NAMES = ("sac", "bro", "brax")
+NAMES = ("jobs", "sac", "bro", "brax")
 PACKS = (1, 8)
 PARTS = ("update", "update-call", "sample", "env-host", "env-device")
 
@@ -159,14 +161,15 @@ def main(arguments: list[str] | None = None) -> int:
     rounds = chosen.rounds or (2 if chosen.quick else 5)
     seconds = chosen.seconds or (0.1 if chosen.quick else 0.5)
 
-    started = time.monotonic()
+    started, results = time.monotonic(), []
+    if "jobs" in what:  # first, since a sweep is not to be pinned to one core
+        results += bench_jobs(1 if chosen.quick else rounds, 400 if chosen.quick else 6000)
     os.environ.update(ENVIRONMENT)
     where = pin()
     packages = ("rlscale", "jax", *(["sbx-rl", "gymnasium"] if "sac" in what else []), *({"brax"} & set(what)))
     versions = ", ".join(f"{p} {metadata.version(p)}" for p in packages)
     print(f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, Python {platform.python_version()}, {versions}")
     print(f"{processor()}, {where}; {rounds} interleaved rounds of about {seconds} CPU-s, medians")
-    results = []
     if "sac" in what:
         results += bench_sac(POINTS[:1] if chosen.quick else POINTS, rounds, seconds)
     if "bro" in what:
@@ -179,6 +182,20 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{'pass' if met else 'FAIL'}  {line}")
     print(f"({time.monotonic() - started:.0f} s in all)")
     return 1 if chosen.strict and not all(met for met, _ in results) else 0
+
+
+def bench_jobs(rounds: int, env_steps: int) -> list[tuple[bool, str]]:
+    """Measure and print four jobs at once; returns the verdict."""
+    say(f"bench: {jobs.JOBS} jobs at once, {rounds} rounds")
+    crowded, roomy = jobs.measure(rounds, env_steps)
+    few = len(os.sched_getaffinity(0))
+    print(f"\nA sweep of {jobs.JOBS} jobs under hydra/launcher=local, {env_steps:,} env steps each (SAC, Pendulum-v1)")
+    print("jobs at once | median time | threads of a job | cores of a job")
+    for at_once, found in ((jobs.JOBS, crowded), (few, roomy)):
+        seconds = median(swept.seconds for swept in found)
+        threads, cores = (max(getattr(swept, name) for swept in found) for name in ("threads", "cores"))
+        print(f"{at_once:>12} | {seconds:>9.1f} s | {threads:>16} | {cores:>14}")
+    return [jobs_verdict(jobs.slower(crowded, roomy), jobs.JOBS, few)]
 
 
 def bench_sac(points: list[Point], rounds: int, seconds: float) -> list[tuple[bool, str]]:

@@ -8,6 +8,7 @@ from statistics import median
 from tests.bench.timing import Crowd, Point, Round, Spent
 
 MAX_OVERHEAD, MIN_RATIO, MIN_DEVICE_STEPS, MIN_OF_PEAK, MIN_OF_BRAX = 0.10, 1.1, 5000.0, 0.6, 1.0
+MAX_CROWDED = 1.03  # 1, and what such a time varies by from round to round
 
 
 class Measured:
@@ -214,3 +215,9 @@ def brax_verdicts(found: list[BesideBrax]) -> list[tuple[bool, str]]:
         text = f"{what}, per CPU-second: at least {least:.2f}× ({where}); target ≥ {MIN_OF_BRAX}×"
         lines.append((least >= MIN_OF_BRAX, text))
     return lines
+
+
+def jobs_verdict(slower: float, at_once: int, few: int) -> tuple[bool, str]:
+    """Whether jobs that share cores fight."""
+    text = f"{at_once} jobs at once take {slower:.2f} times as long as {few} at a time; target ≤ {MAX_CROWDED}"
+    return slower <= MAX_CROWDED, text

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from rlscale.job import component
 from rlscale.typed import Mistake
-from rlscale.types import DeviceEnv, Step
+from rlscale.types import DeviceEnv, ResumableEnv, Step
 
 OPTIONS = sorted((Path(__file__).parents[2] / "conf" / "benchmark").glob("*.yaml"))
 # Tasks to hold to the contract besides each option's default.
@@ -31,6 +31,7 @@ SLOW = {("brax", None), ("brax", "reacher"), ("control", "cartpole_swingup")}
 NOTHING_RANDOM = {("toy", "reach")}
 # under random actions
 ENDS_EARLY = {("brax", "hopper"), ("gym", "Hopper-v4"), ("humanoid_bench", "h1-pole-v0"), ("toy", "reach")}
+WITHOUT_STATE = {("isaacgym", None)}  # it is another process's
 E = 3  # copies
 
 
@@ -190,6 +191,30 @@ def test_seeds_reproduce_and_differ(case: tuple[str, str | None]) -> None:
         seen = once[0]
         assert (seen[0] != other[0][0]).any(axis=-1).all()  # from the first observation on, in every copy
         assert (seen[0, 0] != seen[0, 1]).any() and (seen[0, 1] != seen[0, 2]).any()
+
+
+def test_a_state_is_all_that_steps_depend_on(case: tuple[str, str | None]) -> None:
+    """Environments made with another seed go on as those whose state they take, past an episode's start."""
+    bench = benchmark(*case)
+    if case in WITHOUT_STATE or not hasattr(bench, "make"):
+        pytest.skip("on the device the state is the program's own" if hasattr(bench, "functions") else "it has none")
+    limit = bench.spec().episode_steps
+    before, after = limit // 2, min(limit + 10, 1100)
+    env, other = bench.make(1), bench.make(2)
+    assert isinstance(env, ResumableEnv)
+    env.reset()
+    other.reset()
+    moves = actions(before + after, bench.spec().action_dim)
+    for action in moves[:before]:
+        env.step(action)
+    state = env.state()
+    assert state is not None
+    other.resume(state)
+    for action in moves[before:]:
+        for a, b in zip(env.step(action), other.step(action), strict=True):
+            np.testing.assert_array_equal(a, b)
+    env.close()
+    other.close()
 
 
 def test_episodes_of_a_copy_differ(case: tuple[str, str | None]) -> None:

@@ -66,7 +66,7 @@ class Desk:
         """The results at these σ, but for who asked and how often a run was taken up again."""
         found = {run: told for run, told in self.results().items() if told[0]["spec"]["utd"] in ratios}
         for record, _ in found.values():
-            del record["asked_by"], record["resumes"]
+            del record["asked_by"], record["resumes"], record["reseeded"]
         return found
 
     def at_work(self, since: float = 0.0) -> bool:
