@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 BENCH_STAMP := $(VENV)/.installed-bench
 PIP_INSTALL := $(PY) -m pip install -qq --disable-pip-version-check -c constraints.txt $(PIP_FLAGS)
 
-.PHONY: help install quickstart test test-all check format bench learn heldout calibration clean
+.PHONY: help install quickstart test test-slow test-all check format bench learn heldout calibration clean
 
 help: # not a verb: printed by `make` alone
 	@printf 'rlscale: make <verb>\n\n'
@@ -26,7 +26,10 @@ quickstart: install ## the whole loop on two small tasks: sweep, laws, fitted sw
 test: install ## the fast tests
 	$(PY) -m pytest -m "not slow" -n 2
 
-test-all: install ## every test, the slow ones too
+test-slow: install ## the slow tests: real command lines, kills, engines, learners that learn
+	$(PY) -m pytest -m slow -n 2
+
+test-all: install ## every test
 	$(PY) -m pytest -n 2
 
 check: install ## what a commit must pass: format, lint, types, fast tests

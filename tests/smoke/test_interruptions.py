@@ -145,7 +145,7 @@ def test_killed_a_hundred_times(commands: list[tuple[str, ...]], kills: int, des
         end(ended)
         processes = [process for process in processes if process not in ended]
         processes += [studies[-1].start(*command) for command in commands[len(processes) :]]
-        time.sleep(rng.uniform(0.2, 3.0))
+        time.sleep(rng.uniform(0.2, 2.0))
         tops = [psutil.Process(process.pid) for process in processes if process.poll() is None]
         tree = [found for top in tops for found in (top, *top.children(recursive=True))]
         if tree:
