@@ -90,15 +90,14 @@ class HostExecutor(Executor):
 
     def restore(self, saved: Sequence[checkpoint.Arrays], step: int) -> bool:
         """As Executor.restore. Environments that cannot be as they were begin episodes anew, from other seeds."""
-        storages = []
+        on_host: dict[str, Any] = {}  # all that may be refused before anything is changed
         if self.job.replay == "host":
-            storages = [self._filled_up(checkpoint.rebuilt(self.storage[0], "host['storage']", a), step) for a in saved]
+            rows = [checkpoint.rebuilt(self.storage[0], "host['storage']", a) for a in saved]
+            on_host["storage"] = [self._filled_up(own, step) for own in rows]
             if self.returns.n > 1:
-                self.windows = [checkpoint.rebuilt(self.windows[0], "host['window']", a) for a in saved]
+                on_host["windows"] = [checkpoint.rebuilt(self.windows[0], "host['window']", a) for a in saved]
         super().restore(saved, step)
-        for mine, rows in zip(self.storage if storages else (), storages, strict=True):
-            for kept, row in zip(mine, rows, strict=True):
-                kept[:] = row
+        vars(self).update(on_host)
         self.ended = np.stack([a["host['ended']"] for a in saved])
         exact = all("host['simulator']" in a for a in saved)
         if exact:
