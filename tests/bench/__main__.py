@@ -163,7 +163,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     started, results = time.monotonic(), []
     if "jobs" in what:  # first, since a sweep is not to be pinned to one core
-        results += bench_jobs(1 if chosen.quick else rounds, 400 if chosen.quick else 6000)
+        results += bench_jobs(1 if chosen.quick else rounds, 400 if chosen.quick else 1500)
     os.environ.update(ENVIRONMENT)
     where = pin()
     packages = ("rlscale", "jax", *(["sbx-rl", "gymnasium"] if "sac" in what else []), *({"brax"} & set(what)))
