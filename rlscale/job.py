@@ -134,9 +134,10 @@ class Job:
         return sum(steps) / (len(steps) * self.cadence.total * self.cadence.num_envs) if steps else 1.0
 
     def note_asker(self, store: Store) -> None:
-        """Let members that another sweep recorded be found by this one's name too."""
-        for member in self.members:
-            store.also_asked_by(run_id(self.spec, member), self.asked_by)
+        """Let members that another sweep recorded be found by this one's name too, and tidy up after them."""
+        for run in (run_id(self.spec, member) for member in self.members):
+            store.also_asked_by(run, self.asked_by)
+            store.tidy(run)
 
     def result(self, store: Store) -> float | None:
         """What a sweeper may optimise: the mean over members of the last return, evaluated if there was one."""

@@ -104,6 +104,13 @@ class Store:
         except (FileNotFoundError, ValueError):
             return 0
 
+    def tidy(self, run: str) -> None:
+        """Remove what a process has left that died between its record and the end of its claim."""
+        folder = self.runs / run
+        if (folder / "record.json").exists() and not self.held(run):
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+            (folder / "claim.json").unlink(missing_ok=True)
+
     def also_asked_by(self, run: str, asker: Mapping[str, Any]) -> None:
         """Note that another sweep found this run recorded, so that it can be selected by that sweep's name too."""
         record, path = self.record(run), self.runs / run / "asked_by.jsonl"

@@ -17,6 +17,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from rlscale import store as store_module
@@ -165,6 +166,23 @@ def test_a_diverged_run_ends_with_the_row_that_shows_it(store: Store, sick: floa
     assert recording.diverged and recording.last["env_step"] == 200
     assert store.last_env_step(RUN) == 200
     recording.release()
+
+
+def test_what_a_process_leaves_that_dies_after_its_record_is_removed(store: Store, dead_pid: int) -> None:
+    taken(store).finish({})
+    folder = store.runs / RUN
+    write_atomically(folder / "checkpoints" / "1.npz", "large")
+    leave_claim(store, pid=os.getpid(), born=psutil.Process().create_time())
+    store.tidy(RUN)  # it is at it itself
+    assert (folder / "claim.json").exists() and (folder / "checkpoints").exists()
+    leave_claim(store, pid=dead_pid)
+    store.tidy(RUN)
+    assert not (folder / "claim.json").exists() and not (folder / "checkpoints").exists()
+    taken(store, Member(1, 3e-4)).release()
+    other = store.runs / run_id(SPEC, Member(1, 3e-4))
+    write_atomically(other / "checkpoints" / "1.npz", "needed")
+    store.tidy(other.name)
+    assert (other / "checkpoints" / "1.npz").exists()
 
 
 def test_others_who_asked_are_noted_once(store: Store) -> None:

@@ -69,6 +69,13 @@ class Desk:
             del record["asked_by"], record["resumes"], record["reseeded"]
         return found
 
+    def recorded_once(self) -> bool:
+        """Whether nobody took up a run that was recorded: the claims log says."""
+        logs = [path.read_text().splitlines() for path in self.study.glob("runs/*/claims.jsonl")]
+        events = [[json.loads(line)["event"] for line in log] for log in logs]
+        # a process may die between its record and this line of it
+        return all("recorded" not in told[:-1] and "taken" in told for told in events)
+
     def at_work(self, since: float = 0.0) -> bool:
         """Whether a job has come to its training, after this time."""
         curves = list(self.study.glob("runs/*/curve.csv"))

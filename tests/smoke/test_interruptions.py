@@ -170,7 +170,4 @@ def check(desk: Desk, whole: Desk) -> None:
     assert without_resumes(desk.results()) == without_resumes(whole.results())
     left = ("claim.json", "*.npz", "checkpoints/.*", "runs/*/.*")
     assert not [path for pattern in left for path in desk.study.rglob(pattern) if path.is_file()]
-    for path in desk.study.glob("runs/*/claims.jsonl"):
-        events = [json.loads(line) for line in path.read_text().splitlines()]
-        recorded = [event["token"] for event in events if event["event"] == "recorded"]
-        assert len(recorded) == 1 and events[-1] == events[-1] | {"event": "recorded"}
+    assert desk.recorded_once()

@@ -56,7 +56,7 @@ def test_a_sweep_outlives_a_killed_worker(desk: Desk, whole: Desk) -> None:
     assert "2 of 2 jobs are recorded already" in desk.train(*JOBS, "utd=1,4", *ON_RAY)
     assert desk.files() == before
 
-    assert len(desk.records()) == 4 and desk.outcome("1", "4") == whole.outcome("1", "4")
+    assert len(desk.records()) == 4 and desk.outcome("1", "4") == whole.outcome("1", "4") and desk.recorded_once()
 
 
 def test_failed_jobs_are_named(desk: Desk) -> None:

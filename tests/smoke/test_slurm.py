@@ -90,7 +90,7 @@ def test_interrupted_jobs_are_finished_nevertheless(login: SlurmDesk, whole: Des
     assert "failed, trying again (1 of 1): sac track σ=4 B=16 ×2: ended by Slurm (CANCELLED)" in err
     assert len(login.jobs()) == 2  # the requeued one, and the one submitted for the cancelled
     assert not list(login.study.rglob("claim.json"))
-    assert login.outcome("4") == whole.outcome("4")
+    assert login.outcome("4") == whole.outcome("4") and login.recorded_once()
 
 
 def test_failed_jobs_are_named(login: SlurmDesk) -> None:
