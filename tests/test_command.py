@@ -67,6 +67,8 @@ def engine(tmp_path: Path, root: Path) -> Callable[..., subprocess.Popen[bytes]]
     return start
 
 
+# An engine's worker has no JAX; this process has, if other tests came before.
+@pytest.mark.filterwarnings(r"ignore:os\.fork\(\) was called:RuntimeWarning")
 def test_it_runs_where_it_was_launched_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In that folder and environment, with the engine's devices, and with threads for its cores unless it says more."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
