@@ -145,11 +145,11 @@ def go_on() -> str:
     )
 
 
-def shown(jobs: Sequence[Job]) -> str:
+def shown(jobs: Sequence[Looked]) -> str:
     """The report as text; if it is to be watched, after showing it again and again until all is recorded."""
     store, console = Store(), Console(soft_wrap=True, highlight=False)
     seen = look(store, jobs)
-    if jobs[0].watch:  # type: ignore[attr-defined]
+    if jobs[0].watch:
         with (
             Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else nullcontext() as live
         ):

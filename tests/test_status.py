@@ -44,7 +44,7 @@ def claimed(store: Store, job: Looked, index: int) -> Recording:
     return recording
 
 
-def text(capsys: pytest.CaptureFixture[str], asked: Sequence[Looked]) -> list[str]:
+def text(asked: Sequence[Looked]) -> list[str]:
     """The report's lines."""
     from rich.console import Console
 
@@ -54,9 +54,7 @@ def text(capsys: pytest.CaptureFixture[str], asked: Sequence[Looked]) -> list[st
     return [" ".join(line.split()) for line in capture.get().splitlines()]
 
 
-def test_every_member_is_in_one_state(
-    store: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_member_is_in_one_state(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["status", "-m", "benchmark=toy", "seed=[0,1,2]", "watch=false"])
     one, two = asked = jobs()
     length = one.spec.budget.env_steps
@@ -82,7 +80,7 @@ def test_every_member_is_in_one_state(
         # two records of 8 s tell what a member takes, at σ = 1
         assert seen.left_s[0] == pytest.approx(8.0 * 0.75)
         assert seen.left_s[1] == pytest.approx(8.0 * 2.5 * two.nominal_seconds() / one.nominal_seconds())
-        lines = text(capsys, asked)
+        lines = text(asked)
         assert lines[0] == "job done left runs"
         assert lines[1].startswith(f"{one.label} 75% 6 s 2 recorded, 1 training")
         assert lines[2].startswith(f"{two.label} 17% ") and lines[2].endswith("1 failed, 1 interrupted, 1 waiting")
@@ -108,7 +106,7 @@ def test_a_failure_is_told_until_the_run_is_taken_up_again(store: Store) -> None
     assert store.failure(run) is None
 
 
-def test_looking_at_what_is_whole(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_looking_at_what_is_whole(store: Store) -> None:
     asked = jobs("1", watch="true")
     for i in range(3):
         claimed(store, asked[0], i).finish({"status": "finished", "asked_by": {}, "wall_s": 8.0, "pack_size": 1})
@@ -120,21 +118,19 @@ def test_watched_it_says_when_something_changed(
     store: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Plain lines where the output is not a terminal, and an end when all is recorded."""
-    asked = jobs("1", watch="true")
+    asked, looks = jobs("1", watch="true"), iter(range(100))
 
     def meanwhile(_: float) -> None:
-        lacking = asked[0].missing(store)
-        if not capsys.readouterr().out and lacking:
-            claimed(store, asked[0], asked[0].members.index(lacking[0])).finish(
-                {"status": "finished", "asked_by": {}, "wall_s": 8.0, "pack_size": 1}
-            )
-            return
+        """At every second look one more run is recorded."""
+        if next(looks) % 2:
+            member = asked[0].missing(store)[0]
+            record = {"status": "finished", "asked_by": {}, "wall_s": 8.0, "pack_size": 1}
+            claimed(store, asked[0], asked[0].members.index(member)).finish(record)
 
-    said: list[str] = []
-    monkeypatch.setattr("builtins.print", lambda *words, **_: said.append(str(words[0])))
     monkeypatch.setattr(status.time, "sleep", meanwhile)
     assert shown(asked) == "1 job, 3 runs: 3 recorded"
-    assert [line.split(";")[0] for line in said] == [
+    assert next(looks) == 6
+    assert [line.split(";")[0] for line in capsys.readouterr().out.splitlines()] == [
         "1 job, 3 runs: 3 waiting",
         "1 job, 3 runs: 1 recorded, 2 waiting",
         "1 job, 3 runs: 2 recorded, 1 waiting",
