@@ -102,7 +102,6 @@ class Planned(Launcher):
         """Run all jobs; exits with 1 after the last one if some failed."""
         self._check()
         setup_globals()
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the engine ends what it runs
         jobs = []
         with _same_environment_after():
             os.environ["JAX_PLATFORMS"] = "cpu"  # this process only plans; an accelerator is for the jobs

@@ -66,43 +66,63 @@ class Resumed:
     reseeded: int = 0  # … and of these, how often with environments begun anew, so that an uninterrupted run differs
 
 
+@dataclass
+class Asked:
+    """Whether the process was asked to end, and by which signal."""
+
+    number: int | None = None
+
+
+@contextlib.contextmanager
+def listening(label: str, every_s: float | None) -> Iterator[Asked]:
+    """While it lasts, SIGTERM and a first Ctrl-C end the run at its next step, with a checkpoint; exits after it if none
+    came any more.
+
+    Without effect where no checkpoints are written, and outside of the main thread, since Python gives signals to no
+    other.
+    """
+    asked = Asked()
+    if every_s is None or threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+
+    def note(number: int, _: Any) -> None:
+        asked.number = number
+        signal.signal(signal.SIGINT, before[signal.SIGINT])  # a second one ends it at once
+        _say(label, f"{signal.Signals(number).name}: leaving a checkpoint at the next step")
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if asked.number is not None:
+        sys.exit(128 + asked.number)
+
+
 class Keeper:
     """Writes a pack's checkpoints, every so many seconds or (None) never, and finds what it can go on from."""
 
-    def __init__(self, recordings: Sequence[Recording], every_s: float | None, versions: Mapping[str, str], label: str):
+    def __init__(
+        self,
+        recordings: Sequence[Recording],
+        every_s: float | None,
+        versions: Mapping[str, str],
+        label: str,
+        asked: Asked | None = None,
+    ):
         self.recordings, self.every_s, self.versions, self.label = recordings, every_s, dict(versions), label
+        self.asked = Asked() if asked is None else asked
         self.began = Clock()  # where this process took the run up
         self.resumed = [Resumed() for _ in recordings]
         self._written = time.monotonic()
-        self._signal: int | None = None
-
-    @contextlib.contextmanager
-    def listening(self) -> Iterator[None]:
-        """While it lasts, SIGTERM and a first Ctrl-C end the run at its next step, with a checkpoint.
-
-        Without effect where none are written, and outside of the main thread, since Python gives signals to no other.
-        """
-        if self.every_s is None or threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def note(number: int, _: Any) -> None:
-            self._signal = number
-            signal.signal(signal.SIGINT, before[signal.SIGINT])  # a second one ends it at once
-            self._say(f"{signal.Signals(number).name}: leaving a checkpoint at the next step")
-
-        before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def due(self) -> bool:
         """Whether it is time for a checkpoint."""
         if self.every_s is None:
             return False
-        return self._signal is not None or time.monotonic() - self._written >= self.every_s
+        return self.asked.number is not None or time.monotonic() - self._written >= self.every_s
 
     def keep(self, clock: Clock, num_envs: int, saved: Callable[[int], Arrays]) -> None:
         """Write the state `saved(m)` of each member m; raises Stopped if the run was asked to end.
@@ -119,8 +139,8 @@ class Keeper:
                 }
                 write(recording.folder, clock.step, saved(m) | {"about": _bytes(json.dumps(about).encode())})
         self._written = time.monotonic()
-        if self._signal is not None:
-            raise Stopped(self._signal, clock.step * num_envs)
+        if self.asked.number is not None:
+            raise Stopped(self.asked.number, clock.step * num_envs)
 
     def resume(self, restore: Callable[[Sequence[Arrays], int], bool]) -> Clock:
         """Go on from the newest checkpoint that all members have whole; the clock at its start where there is none.
@@ -136,7 +156,7 @@ class Keeper:
                 exact = restore(saved, step)
             except (Unusable, *DAMAGED) as error:
                 what = " ".join(str(error).split()) or type(error).__name__
-                self._say(f"the checkpoint at vector step {step:,} is passed over: {what}")
+                _say(self.label, f"the checkpoint at vector step {step:,} is passed over: {what}")
                 continue
             for m, (recording, a) in enumerate(zip(self.recordings, about, strict=True)):
                 recording.resume(a["curve"])
@@ -145,9 +165,6 @@ class Keeper:
             self.began = Clock(**about[0]["clock"])
             break
         return self.began
-
-    def _say(self, what: str) -> None:
-        print(f"{self.label}: {what}", file=sys.stderr, flush=True)
 
 
 def together(recordings: Mapping[K, Recording]) -> list[dict[K, Recording]]:
@@ -179,6 +196,10 @@ def read(folder: Path, step: int) -> Arrays:
     if arrays.pop("names").tolist() != sorted(arrays):
         raise ValueError("it has lost a part")
     return arrays
+
+
+def _say(label: str, what: str) -> None:
+    print(f"{label}: {what}", file=sys.stderr, flush=True)
 
 
 def _path(folder: Path, step: int) -> Path:

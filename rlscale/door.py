@@ -8,6 +8,7 @@ import functools
 import os
 import re
 import shutil
+import signal
 import sys
 import tempfile
 import warnings
@@ -32,6 +33,7 @@ def door(main: Callable[[Any], Any], config: str, home: Path = CONF) -> None:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that claims are given back and jobs are ended
     OmegaConf.register_new_resolver("rlscale_scratch", scratch, use_cache=True, replace=True)
 
     @functools.wraps(main)

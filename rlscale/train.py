@@ -12,7 +12,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib import metadata
@@ -30,6 +30,7 @@ from rlscale.store import ClaimLost, Recording, Store, write_atomically
 from rlscale.typed import Mistake
 
 if TYPE_CHECKING:
+    from rlscale.checkpoint import Keeper
     from rlscale.types import Algorithm
 
 POLL_S = 2.0  # between two looks at members that another process trains
@@ -69,10 +70,7 @@ def execute(job: Job) -> float | None:
     job.note_asker(store)
     waiting = False
     while lacking := job.missing(store):
-        recordings = {m: r for m in lacking if (r := store.claim(job.spec, m)) is not None}
-        if recordings:
-            train_all(job, recordings)
-        else:
+        if not train_all(job, lacking, store):
             if not waiting and job.log.progress:
                 print(f"{job.label}: another process trains what is missing; waiting for it", file=sys.stderr)
             waiting = True
@@ -97,13 +95,24 @@ def try_camera(job: Job) -> None:
         ) from error
 
 
-def train_all(job: Job, recordings: Mapping[Member, Recording]) -> None:
-    """Train the claimed members, those together that have come equally far; exits where a signal asks to."""
-    from rlscale.checkpoint import Stopped, together
+def train_all(job: Job, lacking: Sequence[Member], store: Store) -> bool:
+    """Train those members that can be claimed, those together that have come equally far; returns whether any could.
 
+    Exits where a signal asks to.
+    """
+    from rlscale.checkpoint import Keeper, Stopped, listening, together
+
+    recordings = dict[Member, Recording]()
+    every_s = None if job.checkpoint.every is None else 60 * job.checkpoint.every
     try:
-        for pack in together(recordings):
-            train(job, pack)
+        with listening(job.label, every_s) as asked:
+            for member in lacking:
+                if (recording := store.claim(job.spec, member)) is not None:
+                    recordings[member] = recording
+            if not recordings:
+                return False
+            for pack in together(recordings):
+                train(job, pack, Keeper(list(pack.values()), every_s, versions(), job.label, asked))
     except Stopped as stopped:
         print(f"{job.label}: {stopped}", file=sys.stderr)
         sys.exit(stopped.code)
@@ -114,16 +123,16 @@ def train_all(job: Job, recordings: Mapping[Member, Recording]) -> None:
     finally:
         for recording in recordings.values():
             recording.release()
+    return True
 
 
-def train(job: Job, recordings: Mapping[Member, Recording]) -> None:
+def train(job: Job, recordings: Mapping[Member, Recording], keeper: Keeper) -> None:
     """Train members as one pack, from their last checkpoint if there is one, and record each; a crash leaves no record.
 
     Raises Stopped where a signal asked to end.
     """
     import jax
 
-    from rlscale.checkpoint import Keeper
     from rlscale.cycle import Run
     from rlscale.film import Film
     from rlscale.loop import run
@@ -134,13 +143,11 @@ def train(job: Job, recordings: Mapping[Member, Recording]) -> None:
     replay = "device" if job.compute.replay == "auto" else job.compute.replay
     work = Run(learner, job.benchmark, list(recordings), cadence, job.spec.budget, job.spec.batch_size, pack, replay)
     films = [Film(job.benchmark.spec().episode_steps) for _ in recordings] if job.log.video else []
-    every_s = None if job.checkpoint.every is None else 60 * job.checkpoint.every
-    keeper = Keeper(list(recordings.values()), every_s, versions(), job.label)
     sink = Sink(job.log.wandb, job.spec, list(recordings), job.asked_by, job.label)
     pace = Pace(cadence, len(recordings), job.spec.batch_size)
     meter = Meter(job.label, job.log.progress, job.log.every_s)
     try:
-        with keeper.listening(), meter, contextlib.closing(run(work, films, keeper)) as logged:
+        with meter, contextlib.closing(run(work, films, keeper)) as logged:
             for rows in logged:
                 taken = [recording.row(row) for recording, row in zip(recordings.values(), rows, strict=True)]
                 sink.rows([row if counts else None for row, counts in zip(rows, taken, strict=True)])

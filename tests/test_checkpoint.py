@@ -49,7 +49,7 @@ class Interrupted(Keeper):
 
     def keep(self, clock: Clock, num_envs: int, saved: Callable[[int], checkpoint.Arrays]) -> None:
         if clock.step >= self.last:
-            self._signal = signal.SIGTERM
+            self.asked.number = signal.SIGTERM
         if clock.step >= self.first:
             super().keep(clock, num_envs, saved)
 

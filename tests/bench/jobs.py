@@ -51,7 +51,7 @@ def sweep(workers: int, env_steps: int) -> Swept:
 def measure(rounds: int, env_steps: int) -> tuple[list[Swept], list[Swept]]:
     """Sweeps with all jobs at once, and with one job for each core, in turn; the first of all fills the cache."""
     few = len(os.sched_getaffinity(0))
-    sweep(few, env_steps // 4)
+    sweep(few, env_steps)
     pairs = [(sweep(JOBS, env_steps), sweep(few, env_steps)) for _ in range(rounds)]
     return [crowded for crowded, _ in pairs], [roomy for _, roomy in pairs]
 

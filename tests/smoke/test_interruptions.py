@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.smoke.desk import SWEEP, TINY, Desk
+from tests.smoke.desk import JOBS, SWEEP, TINY, Desk, until
 
 OFTEN = "checkpoint.every=0.003"  # minutes
 
@@ -65,6 +65,17 @@ def test_a_run_that_is_ended_goes_on(task: str, desk: Desk, tmp_path: Path) -> N
     assert {record["resumes"] for record in desk.records().values()} == {3}
     assert not list(desk.study.rglob("*.npz"))
     assert without_resumes(desk.results()) == without_resumes(whole.results())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_run_that_is_ended_before_its_first_step_gives_its_claims_back(number: int, code: int, desk: Desk) -> None:
+    process = desk.start(*JOBS[1:])
+    until(lambda: len(list(desk.study.glob("runs/*/claim.json"))) == 2)
+    os.killpg(process.pid, number)
+    said = process.communicate(timeout=120)[1]
+    assert process.returncode == code and "Traceback" not in said, said
+    assert not desk.records() and not list(desk.study.rglob("claim.json"))
 
 
 @pytest.mark.slow
