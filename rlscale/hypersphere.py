@@ -24,7 +24,7 @@ def unit(x: Array) -> Array:
     # A product with ones: XLA's CPU compiler adds up a row one number after another. The precision is for GPUs, which
     # may round to ten bits.
     square = jnp.dot(x * x, jnp.ones(x.shape[-1]), precision=jax.lax.Precision.HIGHEST)
-    return x * jax.lax.rsqrt(jnp.maximum(square, 1e-30))[..., None]  # the floor keeps the slope at 0 finite
+    return x * jax.lax.rsqrt(jnp.maximum(square, 1e-24))[..., None]  # the floor keeps the slope at 0 finite
 
 
 def on_sphere(params: Any) -> Any:
@@ -93,8 +93,8 @@ class SphereHead(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:  # [..., width] -> [..., out]
-        x = _dense(self.out)(Scale(1.0, 1.0)(_dense(self.width)(x)))
-        return x + self.param("bias", nn.initializers.zeros, (self.out,))
+        x = Scale(1.0, 1.0)(_dense(self.width)(x))
+        return _dense(self.out)(x) + self.param("bias", nn.initializers.zeros, (self.out,))
 
 
 class SphereCritic(nn.Module):
