@@ -148,7 +148,7 @@ PACKED = {
     "toy": Asked("toy", members=MEMBERS, utd=Fraction(3, 2), num_envs=2, eval_every=20),
     "control": Asked("control", members=MEMBERS, utd=Fraction(1, 2), num_envs=2, env_steps=120, log_every=40),
 }
-LEARNING = ["drifting", *(pytest.param(name, marks=pytest.mark.slow) for name in ("windowed", "sac", "pql", "simbav2"))]
+LEARNING = ["drifting", *(pytest.param(name, marks=pytest.mark.slow) for name in ("windowed", "sac", "pql"))]
 
 
 @pytest.mark.parametrize("learner", LEARNING)
@@ -159,7 +159,7 @@ def test_a_member_is_the_same_alone_and_in_a_pack(task: str, learner: str) -> No
     for i, member in enumerate(MEMBERS):
         (alone,) = train(asked._replace(members=(member,)))
         assert one_by_one[i] == alone  # bit for bit
-        assert_close(all_at_once[i], alone, rtol=2e-3 if learner in ("sac", "pql", "simbav2") else 1e-5)
+        assert_close(all_at_once[i], alone, rtol=2e-3 if learner in ("sac", "pql") else 1e-5)
     last = [tuple(rows[-1].values()) for rows in one_by_one]
     assert len(set(last)) == 3  # a seed makes a difference, and so does a learning rate
 
@@ -175,11 +175,15 @@ def test_the_replay_may_live_on_the_host(learner: str) -> None:
             assert_close(a, b, rtol=1e-5)
 
 
-@pytest.mark.parametrize("learner", LEARNING)
+@pytest.mark.parametrize("learner", [*LEARNING, pytest.param("simbav2", marks=pytest.mark.slow)])
 def test_both_executors_do_the_same(learner: str) -> None:
-    """On a task of which nothing is random: returns, ends, replay, updates and evaluations."""
+    """On a task of which nothing is random: returns, ends, replay, updates and evaluations.
+
+    What SimbaV2 sees of a step reaches it by three ways, and its compiles are long: the third is the host's replay.
+    """
     asked = Asked("reach", learner, MEMBERS[:2], Fraction(1, 2), num_envs=2, env_steps=120, eval_every=40)
-    host, device = train(asked), train(asked._replace(task="device_reach"))
+    where = "host" if learner == "simbav2" else "device"
+    host, device = train(asked._replace(replay=where)), train(asked._replace(task="device_reach"))
     for a, b in zip(host, device, strict=True):
         assert_close(a, b, rtol=1e-3)
     assert sum(row["train_episodes"] or 0 for row in host[0]) > 3
