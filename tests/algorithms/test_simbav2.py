@@ -43,15 +43,13 @@ def norm(x: np.ndarray) -> np.ndarray:
 
 
 def trunk(net: dict[str, Any], x: np.ndarray) -> np.ndarray:
-    def layer(i: int, x: np.ndarray, factor: float = 1.0) -> np.ndarray:
-        scale = {0: 0, 1: 1}.get(i)
-        y = x @ net[f"Dense_{i}"]["kernel"]
-        return y if scale is None else factor * net[f"Scale_{scale}"]["factor"] * y
-
-    width = net["Dense_0"]["kernel"].shape[1]
-    x = norm(layer(0, norm(np.concatenate([x, np.full((len(x), 1), 3.0)], axis=-1))))
-    goal = norm(layer(2, np.maximum(layer(1, x), 0) + 1e-8))
-    return norm(x + 0.5 * np.sqrt(width) * net["Scale_2"]["factor"] * (goal - x))
+    """Of one block."""
+    (k0, k1, k2), (f0, f1, f2) = (
+        [net[f"{layer}_{i}"][name] for i in range(3)] for layer, name in (("Dense", "kernel"), ("Scale", "factor"))
+    )
+    x = norm(norm(np.concatenate([x, np.full((len(x), 1), 3.0)], axis=-1)) @ k0 * f0)
+    goal = norm((np.maximum(x @ k1 * f1, 0) + 1e-8) @ k2)
+    return norm(x + 0.5 * np.sqrt(x.shape[-1]) * f2 * (goal - x))
 
 
 def head(net: dict[str, Any], x: np.ndarray) -> np.ndarray:
