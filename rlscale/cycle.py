@@ -216,15 +216,15 @@ class Executor:
         state, metrics = jax.lax.fori_loop(0, updates, one, (learner.state, learner.metrics))
         return learner._replace(state=state, metrics=metrics)
 
-    def observe(self, learner: Learner, obs: Array) -> Learner:
-        """The learner after it has seen what a vector step acted on, obs [E, O]."""
+    def observe(self, learner: Learner, obs: Array, reward: Array, over: Array) -> Learner:
+        """The learner after it has seen a vector step: obs [E, O] acted on, reward [E], and ends of episodes [E]."""
         if self.job.algorithm.observe is None:
             return learner
-        return learner._replace(state=self.job.algorithm.observe(learner.state, obs))
+        return learner._replace(state=self.job.algorithm.observe(learner.state, obs, reward, over))
 
     def absorb(self, learner: Learner, rows: Transition, over: Array, now: Now) -> Learner:
         """Add the step's transitions [E, ...] to the replay on the device, then make the updates that are due."""
-        learner = self.observe(learner, rows.obs)
+        learner = self.observe(learner, rows.obs, rows.reward, over)
         if learner.window is not None:
             window, rows = n_step.push(learner.window, rows, over, self.returns.discount)
             learner = learner._replace(window=window)

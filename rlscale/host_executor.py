@@ -45,7 +45,8 @@ class HostExecutor(Executor):
         action = self.by_member(self.act_all(self.carries, self.obs, now)) if self.action is None else self.action
         out = self.stepped(self.envs, action)
         rows, over = transition(self.obs, action, out, self.job.algorithm.timeout_is_terminal)
-        experience = (rows, over) if self.job.replay == "device" else (self.gather(rows, over, now), self.obs)
+        seen = (self.obs, rows.reward, over)
+        experience = (rows, over) if self.job.replay == "device" else (self.gather(rows, over, now), seen)
         turned = self.turn_all(self.carries, (experience, out.obs), (now, then))
         self.carries = [learner for learner, _ in turned]
         self.action = self.by_member([action for _, action in turned])
@@ -129,15 +130,15 @@ class HostExecutor(Executor):
         """Absorb a step, then choose the next action: one call of a compiled function where two would cost double.
 
         `own` holds the step's transitions and where episodes ended, or the batches [n, B, ...] drawn from a replay on
-        the host and what was acted on; and the observations to act on next. `clock` is of this step and of the next.
+        the host and what `observe` takes; and the observations to act on next. `clock` is of this step and of the next.
         """
         (experience, obs), (now, then) = own, clock
         if learner.storage is not None:
             rows, over = experience
             learner = self.absorb(learner, rows, over, now)
         else:
-            batches, acted_on = experience
-            learner = self.observe(learner, acted_on)
+            batches, seen = experience
+            learner = self.observe(learner, *seen)
             learner = self.learn(learner, now.updates, lambda i, _: Transition(*(x[i] for x in batches)))
         return learner, self.act(learner, obs, then)
 

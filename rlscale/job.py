@@ -116,7 +116,8 @@ class Job:
 
     def learner(self) -> Algorithm:
         """The algorithm's functions for this task, σ and batch size."""
-        made: Algorithm = self.algorithm.make(self.benchmark.spec(), self.spec.utd, self.spec.batch_size)
+        env = self.benchmark.spec()._replace(num_envs=self.benchmark.num_envs)
+        made: Algorithm = self.algorithm.make(env, self.spec.utd, self.spec.batch_size)
         return made
 
     def missing(self, store: Store) -> list[Member]:

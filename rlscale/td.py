@@ -50,6 +50,25 @@ def _quantile_huber(quantiles: Array, targets: Array) -> tuple[Array, Array]:
 quantile_huber.defvjp(_quantile_huber, lambda slope, cotangent: (-slope * cotangent[..., None], None))
 
 
+def project(probabilities: Array, atoms: Array, support: Array) -> Array:
+    """A distribution on `atoms` [B, K] as one on the evenly spaced `support` [K]: each atom's mass is split between
+    its two neighbours, what lies outside goes to the ends (Bellemare et al. 2017, eq. 7). [B, K] -> [B, K].
+    """
+    spacing = support[1] - support[0]
+    inside = jnp.clip(atoms, support[0], support[-1])
+    nearness = jnp.clip(1 - jnp.abs(inside[:, None, :] - support[:, None]) / spacing, 0.0, 1.0)  # [B, K, K]
+    return (nearness * probabilities[:, None, :]).sum(-1)
+
+
+def moments(steps: Array, mean: Array, variance: Array, rows: Array) -> tuple[Array, Array]:
+    """Mean and variance [...] of all that was seen in `steps` vector steps, when `rows` [E, ...] are seen in another;
+    each step weighs the same (Chan et al. 1983).
+    """
+    share, delta = 1 / (steps + 1), rows.mean(0) - mean
+    variance = variance + share * (rows.var(0) - variance + (1 - share) * delta**2)
+    return mean + share * delta, variance
+
+
 def descend(direction: Any, params: Any, learning_rate: Array | float) -> Any:
     """params − η·direction. η is a traced value, so one compiled program serves every learning rate."""
     return optax.apply_updates(params, jax.tree.map(lambda d: -learning_rate * d, direction))

@@ -72,8 +72,9 @@ class Algorithm(NamedTuple):
     resets: Resets = Resets()
     n_step: NStep | None = None  # None: ordinary transitions
     timeout_is_terminal: bool = False  # whether a time-out ends the value, as a true end does
-    # (state, obs[E, O]) -> state: once for each vector step, before its updates, with what was acted on
-    observe: Callable[[TrainState, Array], TrainState] | None = None
+    # (state, obs[E, O], reward[E], over[E]) -> state: once for each vector step, before its updates, with what was
+    # acted on, what that paid, and where an episode ended, truly or by time-out
+    observe: Callable[[TrainState, Array, Array, Array], TrainState] | None = None
 
 
 class EnvSpec(NamedTuple):
@@ -82,6 +83,7 @@ class EnvSpec(NamedTuple):
     obs_dim: int
     action_dim: int
     episode_steps: int  # the time limit, in env steps
+    num_envs: int = 1  # E, the copies that are stepped together, for a learner that keeps something of each
 
 
 class Step(NamedTuple):

@@ -69,6 +69,15 @@ def bro(task: str, width: int, blocks: int, batch_size: int, env_steps: int, *mo
     return ("algorithm=bro", "benchmark=dmc", f"benchmark.task={task}", "utd=2", *size, *budget, *more)
 
 
+def simbav2(task: str, width: int, blocks: int, batch_size: int, env_steps: int) -> tuple[str, ...]:
+    """SimbaV2 at σ = 1 on a DMC task as published but for its size: each action twice, one critic; η = 3e-4."""
+    size = (f"algorithm.width={width}", f"algorithm.blocks={blocks}", "algorithm.actor_width=64", "algorithm.critics=1")
+    rates = ("hparams.learning_rate=3e-4", "algorithm.actor_learning_rate=3e-4")
+    budget = (f"budget.env_steps={env_steps}", f"algorithm.decay_env_steps={env_steps}", "budget.warmup_steps=2500")
+    suite = ("benchmark=dmc", f"benchmark.task={task}", "benchmark.action_repeat=2", "budget.eval_every=5000")
+    return ("algorithm=simbav2", *suite, "utd=1", f"hparams.batch_size={batch_size}", *size, *rates, *budget)
+
+
 def parallel(suite: str, task: str, copies: int, utd: str) -> tuple[str, ...]:
     """A task of many copies, B = 512, η = 5e-4."""
     chosen = (f"benchmark={suite}", f"benchmark.task={task}", f"benchmark.num_envs={copies}", f"utd={utd}")
@@ -88,6 +97,7 @@ BRO_PAPER = "BRO's ablation runs, 10 seeds"
 STOCK = ("algorithm.reset.mode=env_steps", "algorithm.reset.at=[15001]")
 DMC_CHEETAH = bro("cheetah-run", 128, 1, 128, 100_000, *STOCK)
 CARTPOLE = bro("cartpole-swingup", 128, 1, 128, 40_000)
+SIMBAV2_CARTPOLE = simbav2("cartpole-swingup", 128, 1, 64, 20_000)
 PQL = ("algorithm=pql", "algorithm.hidden=[256,128,64]")
 ANT = (
     *(*PQL, *parallel("brax", "ant", 128, "1/16"), "budget.env_steps=512000", "budget.warmup_steps=12800"),
@@ -123,6 +133,10 @@ CHECKS = (
             (75_000, Published(227.3, 72.9, 10)),
             (100_000, Published(365.1, 32.0, 10)),
         )
+    ),
+    Check(
+        *("simbav2 cartpole-swingup 20k", SIMBAV2_CARTPOLE, "eval_return", 20_000, 1, 430.0),
+        "a floor, half of the published 861 at full size with 2.5 times the data and 6 times the updates",
     ),
     Check("pql brax ant 512k", ANT, "eval_return", 512_000, 1, 2_000.0, "a floor; standing still pays 1,000", 3),
     Check("random franka_push return", PUSH, "eval_return", 0, 1, None, "first episodes of 256 copies"),

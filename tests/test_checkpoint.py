@@ -116,8 +116,9 @@ WAYS = {
     "device, vmap": PACK._replace(task="control", pack="vmap"),
     "sac": PACK._replace(learner="sac"),
     "pql": PACK._replace(task="control", learner="pql"),
+    "simbav2": PACK._replace(learner="simbav2", replay="host"),
 }
-SLOW = ("host, vmap", "device, vmap", "sac", "pql")
+SLOW = ("host, vmap", "device, vmap", "sac", "pql", "simbav2")
 
 
 @pytest.mark.parametrize("way", [pytest.param(w, marks=[pytest.mark.slow] * (w in SLOW)) for w in WAYS])

@@ -70,8 +70,12 @@ ROOMS = [
     *(Room(f"rlscale/{name}.py", SMALL) for name in ("spec", "hparams", "cadence", "typed", "__init__")),
     Room("rlscale/types.py", JAX),
     Room("rlscale/networks.py", ("rlscale.types", *JAX)),
+    Room("rlscale/hypersphere.py", ("rlscale.types", "rlscale.networks", *JAX)),
     Room("rlscale/td.py", ("rlscale.types", "rlscale.networks", *JAX)),
-    Room("rlscale/algorithms/*.py", ("rlscale.types", "rlscale.typed", "rlscale.networks", "rlscale.td", *JAX)),
+    Room(
+        "rlscale/algorithms/*.py",
+        ("rlscale.types", "rlscale.typed", "rlscale.networks", "rlscale.hypersphere", "rlscale.td", *JAX),
+    ),
     # a simulator is imported where an environment is made: listing or typing a suite must not need it
     Room(
         "rlscale/benchmarks/*.py",

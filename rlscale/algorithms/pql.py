@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import optax
 
 from rlscale.networks import DeterministicPolicy, TwinHead, parameter_shapes
-from rlscale.td import count, descend, due, matmul_weights, polyak
+from rlscale.td import count, descend, due, matmul_weights, moments, polyak, project
 from rlscale.types import Algorithm, Array, EnvSpec, Hyper, Metrics, NStep, TrainState, Transition
 
 
@@ -124,15 +124,11 @@ class PQL:
                 seen=Seen(jnp.float32(0), jnp.zeros(env.obs_dim), jnp.ones(env.obs_dim), handed),
             )
 
-        def observe(state: TrainState, obs: Array) -> TrainState:
-            """Mean and variance of all observations acted on, each step's weighing the same (Chan et al. 1983); and the
-            hand-over.
-            """
+        def observe(state: TrainState, obs: Array, *_: Array) -> TrainState:
+            """Mean and variance of all observations acted on; and the hand-over."""
             seen = state.seen
-            share, delta = 1 / (seen.steps + 1), obs.mean(0) - seen.mean
-            variance = seen.variance + share * (obs.var(0) - seen.variance + (1 - share) * delta**2)
-            handed = state.params if self.lag else {}
-            return state.replace(seen=Seen(seen.steps + 1, seen.mean + share * delta, variance, handed))
+            mean, variance = moments(seen.steps, seen.mean, seen.variance, obs)
+            return state.replace(seen=Seen(seen.steps + 1, mean, variance, state.params if self.lag else {}))
 
         def normal(seen: Seen, obs: Array, clamp: bool) -> Array:
             if not self.normalise_observations:
@@ -235,16 +231,6 @@ class PQL:
             timeout_is_terminal=self.timeout_is_terminal,
             observe=observe,
         )
-
-
-def project(probabilities: Array, atoms: Array, support: Array) -> Array:
-    """A distribution on `atoms` [B, K] as one on the evenly spaced `support` [K]: each atom's mass is split between
-    its two neighbours, what lies outside goes to the ends (Bellemare et al. 2017, eq. 7). [B, K] -> [B, K].
-    """
-    spacing = support[1] - support[0]
-    inside = jnp.clip(atoms, support[0], support[-1])
-    nearness = jnp.clip(1 - jnp.abs(inside[:, None, :] - support[:, None]) / spacing, 0.0, 1.0)  # [B, K, K]
-    return (nearness * probabilities[:, None, :]).sum(-1)
 
 
 def binary_cross_entropy(probabilities: Array, targets: Array) -> Array:

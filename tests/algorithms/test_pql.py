@@ -1,4 +1,4 @@
-"""PQL against a slow reference in float64, the projection of distributions, and what it keeps of what it has seen."""
+"""PQL against a slow reference in float64, and what it keeps of what it has seen."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ from fractions import Fraction
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from rlscale.algorithms.pql import project
 from rlscale.job import component
 from rlscale.typed import Mistake
 from rlscale.types import EnvSpec, NStep
@@ -122,27 +120,6 @@ def test_the_lag_is_one_hand_over(lag: int) -> None:
     if lag:
         assert same(handed.seen.handed, critic_moved.params)
         assert it.update(handed, rows)[1]["actor_loss"] != a
-
-
-def test_a_projected_distribution() -> None:
-    """Sums to one, keeps the mean of what lies inside, moves what lies outside to the ends; against a plain loop."""
-    support, rng = np.linspace(-2, 2, 9), np.random.default_rng(0)
-    p = rng.dirichlet(np.ones(9), 5)
-    atoms = rng.normal(0, 2, (5, 1)) + 0.9 * support
-    atoms[0] = support  # on the atoms themselves
-    atoms[1] = 0.9 * support
-    expected = np.zeros((5, 9))
-    for b in range(5):
-        for j in range(9):
-            place = (np.clip(atoms[b, j], -2, 2) + 2) / 0.5
-            low = int(np.floor(place))
-            expected[b, low] += p[b, j] * (1 - (place - low))
-            if place > low:
-                expected[b, low + 1] += p[b, j] * (place - low)
-    out = np.asarray(project(*(jnp.asarray(x, jnp.float32) for x in (p, atoms, support))))
-    np.testing.assert_allclose(out, expected, atol=2e-6)
-    np.testing.assert_allclose(out.sum(1), 1, atol=1e-5)
-    np.testing.assert_allclose(out[1] @ support, p[1] @ atoms[1], atol=1e-5)
 
 
 @pytest.mark.slow

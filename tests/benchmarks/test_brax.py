@@ -218,6 +218,6 @@ def test_nothing_is_said(root: Path, tmp_path: Path) -> None:
     code = "from rlscale.benchmarks.brax import Brax; print(Brax('brax', 'halfcheetah', 'spring', 2, 1000).spec())"
     command, env = [sys.executable, "-W", "always", "-c", code], {"PYTHONPATH": str(root), "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
-    assert done.stdout == "EnvSpec(obs_dim=17, action_dim=6, episode_steps=1000)\n"
+    assert done.stdout == "EnvSpec(obs_dim=17, action_dim=6, episode_steps=1000, num_envs=1)\n"
     assert done.stderr == ""
     assert list(tmp_path.iterdir()) == []

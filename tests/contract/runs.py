@@ -101,7 +101,7 @@ TASKS: dict[str, Any] = {
 def real(name: str, env: EnvSpec, **fields: Any) -> Algorithm:
     """A learner as its option has it, but narrow."""
     values: dict[str, Any] = OmegaConf.to_container(OmegaConf.load(OPTIONS[name]))  # type: ignore[assignment]
-    narrow = {key: value for key, value in (("width", 8), ("hidden", [8])) if key in values}
+    narrow = {key: value for key, value in (("width", 8), ("actor_width", 8), ("hidden", [8])) if key in values}
     made: Algorithm = component(values | narrow | fields, "algorithm").make(env, Fraction(1), B)
     return made
 
@@ -142,6 +142,7 @@ def probe(env: EnvSpec, traces: list[int] | None = None, drifting: bool = False)
 LEARNERS: dict[str, Callable[[EnvSpec], Algorithm]] = {
     "sac": functools.partial(real, "sac"),
     "pql": functools.partial(real, "pql", lag=1),  # with its window, its statistics and its hand-over
+    "simbav2": functools.partial(real, "simbav2", atoms=11),  # with what it keeps of each copy
     "probe": probe,
     "drifting": functools.partial(probe, drifting=True),
     "windowed": lambda env: probe(env, drifting=True)._replace(n_step=NStep(3, 0.9)),
@@ -168,7 +169,7 @@ class Asked(NamedTuple):
 def work(asked: Asked, algorithm: Algorithm | None = None, benchmark: Any = None) -> Run:
     if benchmark is None:
         benchmark = type(TASKS[asked.task])(TASKS[asked.task].name, TASKS[asked.task].task, asked.num_envs)
-    env = benchmark.spec()
+    env = benchmark.spec()._replace(num_envs=asked.num_envs)
     budget = Budget(asked.env_steps, asked.warmup_steps, asked.log_every, asked.eval_every, 2, asked.replay_capacity)
     return Run(
         algorithm=algorithm or LEARNERS[asked.learner](env),
