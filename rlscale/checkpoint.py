@@ -75,8 +75,7 @@ class Asked:
 
 @contextlib.contextmanager
 def listening(label: str, every_s: float | None) -> Iterator[Asked]:
-    """While it lasts, SIGTERM and a first Ctrl-C end the run at its next step, with a checkpoint; exits after it if none
-    came any more.
+    """While it lasts, SIGTERM and a first Ctrl-C end the run at its next step, with a checkpoint; exits if none came.
 
     Without effect where no checkpoints are written, and outside of the main thread, since Python gives signals to no
     other.

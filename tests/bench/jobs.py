@@ -39,6 +39,8 @@ def sweep(workers: int, env_steps: int) -> Swept:
         while process.poll() is None:
             for job in psutil.Process(process.pid).children():
                 try:
+                    if job.status() == psutil.STATUS_ZOMBIE:  # the kernel has unbound it
+                        continue
                     threads, cores = max(threads, job.num_threads()), max(cores, len(job.cpu_affinity()))
                 except psutil.Error:  # it has ended meanwhile
                     continue
