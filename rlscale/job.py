@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rlscale.cadence import Cadence, schedule
 from rlscale.sinks import Wandb
-from rlscale.spec import Budget, Member, RunSpec, run_id
+from rlscale.spec import SPLITS, Budget, Member, RunSpec, run_id
 from rlscale.store import Store
 from rlscale.typed import Mistake, convert, nearest, typed
 
 if TYPE_CHECKING:  # importing JAX must wait until `Compute.prepare` has set its environment
     from rlscale.types import Algorithm, Benchmark
 
-KEYS = {"algorithm", "benchmark", "hparams", "budget", "compute", "checkpoint", "log", "utd", "seed", "dry"}
+KEYS = {"algorithm", "benchmark", "hparams", "budget", "compute", "checkpoint", "log", "utd", "seed", "split", "dry"}
 # For estimates before any run of a study is there to go by: a plain CPU core, and what a step costs beside updates.
 NOMINAL_FLOPS_PER_S, NOMINAL_S_PER_UPDATE, NOMINAL_S_PER_STEP = 1e11, 6e-5, 3e-5
 
@@ -193,7 +193,10 @@ def job_from(config: Mapping[str, Any], choices: Mapping[str, Any], overrides: S
         raise Mistake(f"seed={config['seed']}: there is nothing to train; give at least one seed and one learning rate")
     if len(set(members)) < len(members):
         raise Mistake(f"seed={config['seed']}: a member is asked for twice; give each seed and learning rate once")
-    asked_by = {"sweep": choices.get("sweep"), "hparams": choices.get("hparams"), "overrides": list(overrides)}
+    if (split := config["split"]) is not None and split not in SPLITS:
+        raise Mistake(f"split={split}: there is no such split; {nearest(str(split), SPLITS)}")
+    asked_by = {"sweep": choices.get("sweep"), "hparams": choices.get("hparams"), "split": split}
+    asked_by["overrides"] = list(overrides)
     keep, dry = typed(Checkpoint, config["checkpoint"], "checkpoint"), convert(config["dry"], bool, "dry")
     job = Job(spec, members, algorithm, benchmark, compute, keep, log, asked_by, dry)
     check_lengths(job)
