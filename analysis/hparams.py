@@ -8,16 +8,17 @@ from __future__ import annotations
 import hashlib
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
+import pandas as pd
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from analysis import compat_qscaled, emit, show
+from analysis import compat_model_scaling, compat_qscaled, emit, show, size_hparams, sized
 from analysis.best import Best, baseline, best
 from analysis.correlation import correlation
 from analysis.curves import Crossings, Reference, Track, crossings
@@ -27,6 +28,7 @@ from analysis.propose import VARIANTS, middle, proposals, qscaled_baseline, qsca
 from analysis.records import Select, Study, common_spec, load
 from analysis.uncertainty import Bootstrap
 from rlscale.door import CONF, door
+from rlscale.hparams import PowerLaw
 from rlscale.store import study_root
 from rlscale.typed import Mistake, nearest, typed
 
@@ -45,7 +47,8 @@ class Config:
     threshold: Any
     average: Literal["geometric", "arithmetic"]
     law: Literal["power", "offset"]
-    compat: Literal["qscaled"] | None
+    compat: Literal["qscaled", "model_scaling"] | None
+    size: Mapping[str, Any]
     bootstrap: Mapping[str, Any]
     utd: tuple[Fraction, ...] | None
     seeds: tuple[int, ...] | None
@@ -106,6 +109,10 @@ def main(cfg: DictConfig) -> None:
     study = load(root, select)
     spec = common_spec(study)
     reference = reference_of(config.reference, spec["benchmark"]["name"])
+    if config.compat == "model_scaling" and not study.sized:
+        raise Mistake("compat=model_scaling: the selected runs have one model size, so there is no law in N; drop it")
+    if study.sized:
+        return sized_fit(config, load(root, select, optional=(sized.RESET,)), spec, reference, root)
     fitted = fit(study, reference, config, show.tracked)
 
     grid = sorted(Fraction(u) for u in study.runs["utd"].unique())
@@ -175,6 +182,90 @@ def main(cfg: DictConfig) -> None:
     )
 
 
+def sized_fit(config: Config, study: Study, spec: Mapping[str, Any], reference: Reference, root: Path) -> None:
+    """B*(σ, N) and η*(σ, N) of a study of several model sizes, and the options that run them. Raises Mistake."""
+    if config.compat == "qscaled" or config.law != "power":
+        key = "law=offset" if config.law != "power" else "compat=qscaled"
+        raise Mistake(
+            f"{key}: the selected runs differ in model size, which it cannot fit; drop it, or select one size"
+        )
+    public = config.compat == "model_scaling"
+    bootstrap = typed(Bootstrap, config.bootstrap, "bootstrap")
+    options = typed(sized.Options, config.size, "size")
+    _, crossed, reference = sized.settings(
+        study, reference, config.metric, options, bootstrap, show.tracked, interpolate=False
+    )
+    average = "arithmetic" if public else config.average
+    found = {q: best(crossed, q, config.threshold, average, bootstrap) for q in QUANTITIES}
+    fits, notes = size_hparams.fits(found, public, bootstrap)
+    notes = [compat_model_scaling.NOTE, *notes] if public else notes
+    grid = sorted(Fraction(u) for u in study.runs["utd"].unique())
+    utds = sorted(set(config.utd)) if config.utd else grid
+    at = config.baseline_utd or middle(grid)
+    if at not in grid:
+        raise Mistake(f"baseline_utd={at}: the grid has σ = {', '.join(map(str, grid))}; choose one of these")
+    widths = size_hparams.widths_of(crossed)
+    base = size_hparams.baseline(crossed, str(at))
+    variants: dict[str, dict[str, Any]] = {
+        name: {"batch_size": f.batch, "learning_rate": f.rate} for name, f in fits.items()
+    }
+    variants["baseline"] = {
+        q: PowerLaw(0.0, {str(t): float(v) for t, v in zip(base["task"], base[q], strict=True)}) for q in QUANTITIES
+    }
+    tasks = sorted(variants[config.variant]["batch_size"].tasks)
+    seeds = config.seeds or tuple(sorted(map(int, study.runs["seed"].unique())))
+    select = typed(Select, config.select, "select")
+    command = typed_command("hparams", config.name, select.as_overrides())
+    dropped = [(str(r), str(why)) for r, why in study.dropped.itertuples(index=False)]
+    dropped += crossed.dropped + [row for q in QUANTITIES for row in found[q].dropped]
+    result = {
+        "schema": 1,
+        "name": config.name,
+        "size": True,
+        "provenance": provenance(command, study, config.select, reference)
+        | {"metric": config.metric, "threshold": config.threshold, "compat": config.compat, "average": average}
+        | {"bootstrap": dict(config.bootstrap), "spec": spec, "size": asdict(options)},
+        "laws": {name: f.as_json() for name, f in fits.items()},
+        "widths": widths,
+        "baseline": {"utd": str(at), "pairs": base.to_dict("records")},
+        "best": _best_rows(found, ("task", "utd", "width", "n_params")),
+        "proposals": size_hparams.proposals(variants, utds, widths),
+        "thresholds": list(reference.thresholds),
+        "dropped": [{"what": what, "reason": why} for what, why in dropped],
+        "notes": notes,
+    }
+    every = sorted({w for t in tasks for w in widths[t]})
+    jobs = len(tasks) * len(utds) * len(every)
+    head = [f"Fitted by: {command}", f"from {len(study.runs)} runs of {', '.join(tasks)}"]
+    head += ["B*(σ, N) = a / (σ^alpha · (1 + (b/N)^c)), N the critics' parameters of the job's own learner"]
+    sweep_head = [
+        f"python -m rlscale.train -m sweep=fitted/{config.name}",
+        f"{jobs} jobs, {jobs * len(seeds)} runs: {len(tasks)} tasks × {len(utds)} σ × {len(every)} widths, "
+        f"{len(seeds)} seeds in each job",
+        f"Emitted by: {command}",
+    ]
+    folder = root / "fits" / config.name
+    option, sweep = (root / "conf" / group / "fitted" / f"{config.name}.yaml" for group in ("hparams", "sweep"))
+    draws = {f"{name}/{key}": array for name, f in fits.items() for key, array in f.draws.items()}
+    rows = pd.DataFrame(result["proposals"])
+    files: dict[Path, str | bytes] = {
+        folder / "hparams.json": emit.to_json(result),
+        folder / "hparams_draws.npz": emit.to_npz(draws),
+        **{
+            folder / f"proposals_{v}.csv": rows[rows["variant"] == v].to_csv(index=False, lineterminator="\n")
+            for v in VARIANTS
+        },
+        option: emit.hparams_option(head, config.variant, variants),
+        sweep: emit.sweep_option(sweep_head, config.name, spec, seeds, tasks, utds, every),
+    }
+    emit.write(files, config.replace)
+    size_hparams.show_fit(result)
+    show.say(f"\nwritten: {folder / 'hparams.json'} and proposals_*.csv beside it\n         {option}\n         {sweep}")
+    show.say(
+        f"next:    python -m rlscale.train -m sweep=fitted/{config.name}   ({jobs} jobs, {jobs * len(seeds)} runs)"
+    )
+
+
 def read(cls: type[T], cfg: DictConfig) -> T:
     """The door's config as its frozen dataclass, without Hydra's own node. Raises Mistake."""
     values = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)
@@ -231,14 +322,14 @@ def draws_of(laws: Mapping[str, tuple[PowerLaws, PowerLaws]]) -> dict[str, np.nd
     return arrays
 
 
-def _best_rows(found: Mapping[str, Best]) -> list[dict[str, Any]]:
-    rate, batch = (found[q].table.set_index(["task", "utd"]) for q in QUANTITIES)
+def _best_rows(found: Mapping[str, Best], keys: tuple[str, ...] = ("task", "utd")) -> list[dict[str, Any]]:
+    rate, batch = (found[q].table.set_index(list(keys)) for q in QUANTITIES)
     rows = []
-    for task, utd in rate.index.intersection(batch.index, sort=False):
-        r, b = rate.loc[(task, utd)], batch.loc[(task, utd)]
+    for key in rate.index.intersection(batch.index, sort=False):
+        r, b = rate.loc[key], batch.loc[key]
         rows.append(
             {
-                "task": task, "utd": utd,
+                **dict(zip(keys, key, strict=True)),
                 "learning_rate": r["value"], "learning_rate_ci95": [r["low"], r["high"]],
                 "batch_size": b["value"], "batch_size_ci95": [b["low"], b["high"]],
                 "reached": bool(r["reached"] and b["reached"]), "threshold": r["threshold"],

@@ -185,9 +185,15 @@ def job_from(config: Mapping[str, Any], choices: Mapping[str, Any], overrides: S
     if utd <= 0:
         raise Mistake(f"utd={utd}: the updates-to-data ratio must be above 0; give one such as 1/4 or 2")
     benchmark.spec()  # raises if there is no such task
-    spec = RunSpec(asdict(algorithm), asdict(benchmark), utd, hparams.batch(utd, benchmark.task), budget)
+
+    def n_params() -> int:
+        env = benchmark.spec()._replace(num_envs=benchmark.num_envs)
+        return int(algorithm.make(env, utd, 1).n_params["critic"])  # the same for every batch size
+
+    batch_size = hparams.batch(utd, benchmark.task, n_params)
+    spec = RunSpec(asdict(algorithm), asdict(benchmark), utd, batch_size, budget)
     seeds = config["seed"] if isinstance(config["seed"], list) else [config["seed"]]
-    rates = hparams.rates(utd, benchmark.task)
+    rates = hparams.rates(utd, benchmark.task, n_params)
     members = tuple(typed(Member, {"seed": s, "learning_rate": r}, "member") for r in rates for s in seeds)
     if not members:
         raise Mistake(f"seed={config['seed']}: there is nothing to train; give at least one seed and one learning rate")
