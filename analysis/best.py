@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,7 +13,8 @@ from analysis.curves import Crossings
 from analysis.uncertainty import Bootstrap, Floats, interval
 from rlscale.typed import Mistake
 
-OTHER = {"batch_size": "learning_rate", "learning_rate": "batch_size"}
+QUANTITIES = ("learning_rate", "batch_size")  # what a best setting is of
+OTHER = dict(zip(QUANTITIES, reversed(QUANTITIES), strict=True))
 
 
 @dataclass(frozen=True)
@@ -126,6 +129,27 @@ def baseline(crossings: Crossings, utd: str, threshold: str | float) -> pd.DataF
             winner = at.iloc[np.lexsort((mean, data))[0]]
             rows.append((task, int(winner["batch_size"]), float(winner["learning_rate"])))
     return pd.DataFrame(rows, columns=["task", "batch_size", "learning_rate"])
+
+
+def best_rows(found: Mapping[str, Best], keys: tuple[str, ...] = ("task", "utd")) -> list[dict[str, Any]]:
+    """hparams.json's `best`: the settings, told apart by `keys`, that have a best value of both quantities."""
+    rate, batch = (found[q].table.set_index(list(keys)) for q in QUANTITIES)
+    rows = []
+    for key in rate.index.intersection(batch.index, sort=False):
+        r, b = rate.loc[key], batch.loc[key]
+        rows.append(
+            {
+                **dict(zip(keys, key, strict=True)),
+                "learning_rate": r["value"], "learning_rate_ci95": [r["low"], r["high"]],
+                "batch_size": b["value"], "batch_size_ci95": [b["low"], b["high"]],
+                "reached": bool(r["reached"] and b["reached"]), "threshold": r["threshold"],
+                "share": {q: float(v["share"]) for q, v in zip(QUANTITIES, (r, b), strict=True)},
+                "at_grid_end": {
+                    q: [float(v["at_low"]), float(v["at_high"])] for q, v in zip(QUANTITIES, (r, b), strict=True)
+                },
+            }
+        )  # fmt: skip
+    return rows
 
 
 def _votes(values: Floats, data: Floats) -> Floats:

@@ -5,35 +5,28 @@ python -m analysis.hparams name=gym-r1 select.algorithm=sac select.benchmark=gym
 
 from __future__ import annotations
 
-import hashlib
-import shlex
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
-import pandas as pd
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from analysis import compat_model_scaling, compat_qscaled, emit, show, size_hparams, sized
-from analysis.best import Best, baseline, best
+from analysis import compat_qscaled, emit, hparams_sized, show, sized
+from analysis.best import QUANTITIES, Best, baseline, best, best_rows
 from analysis.correlation import correlation
 from analysis.curves import Crossings, Reference, Track, crossings
+from analysis.fit_door import provenance, read, reference_of, typed_command
 from analysis.fits import PowerLaws, power_laws
 from analysis.offset import as_json, offset_laws
 from analysis.propose import VARIANTS, middle, proposals, qscaled_baseline, qscaled_table, variant_laws
 from analysis.records import Select, Study, common_spec, load
 from analysis.uncertainty import Bootstrap
-from rlscale.door import CONF, door
-from rlscale.hparams import PowerLaw
+from rlscale.door import door
 from rlscale.store import study_root
-from rlscale.typed import Mistake, nearest, typed
-
-QUANTITIES = ("learning_rate", "batch_size")
-T = TypeVar("T")
+from rlscale.typed import Mistake, typed
 
 
 @dataclass(frozen=True)
@@ -112,7 +105,7 @@ def main(cfg: DictConfig) -> None:
     if config.compat == "model_scaling" and not study.sized:
         raise Mistake("compat=model_scaling: the selected runs have one model size, so there is no law in N; drop it")
     if study.sized:
-        return sized_fit(config, load(root, select, optional=(sized.RESET,)), spec, reference, root)
+        return hparams_sized.emit_fit(config, load(root, select, optional=(sized.RESET,)), spec, reference, root)
     fitted = fit(study, reference, config, show.tracked)
 
     grid = sorted(Fraction(u) for u in study.runs["utd"].unique())
@@ -141,7 +134,7 @@ def main(cfg: DictConfig) -> None:
         | {"bootstrap": dict(config.bootstrap), "spec": spec},
         "laws": laws,
         "baseline": {"utd": str(at), "pairs": base.to_dict("records")},
-        "best": _best_rows(fitted.best),
+        "best": best_rows(fitted.best),
         "correlation": correlation(fitted.best),
         "proposals": proposals(variants, utds),
         "thresholds": list(reference.thresholds),
@@ -182,135 +175,6 @@ def main(cfg: DictConfig) -> None:
     )
 
 
-def sized_fit(config: Config, study: Study, spec: Mapping[str, Any], reference: Reference, root: Path) -> None:
-    """B*(σ, N) and η*(σ, N) of a study of several model sizes, and the options that run them. Raises Mistake."""
-    if config.compat == "qscaled" or config.law != "power":
-        key = "law=offset" if config.law != "power" else "compat=qscaled"
-        raise Mistake(
-            f"{key}: the selected runs differ in model size, which it cannot fit; drop it, or select one size"
-        )
-    public = config.compat == "model_scaling"
-    bootstrap = typed(Bootstrap, config.bootstrap, "bootstrap")
-    options = typed(sized.Options, config.size, "size")
-    _, crossed, reference = sized.settings(
-        study, reference, config.metric, options, bootstrap, show.tracked, interpolate=False
-    )
-    average = "arithmetic" if public else config.average
-    found = {q: best(crossed, q, config.threshold, average, bootstrap) for q in QUANTITIES}
-    fits, notes = size_hparams.fits(found, public, bootstrap)
-    notes = [compat_model_scaling.NOTE, *notes] if public else notes
-    grid = sorted(Fraction(u) for u in study.runs["utd"].unique())
-    utds = sorted(set(config.utd)) if config.utd else grid
-    at = config.baseline_utd or middle(grid)
-    if at not in grid:
-        raise Mistake(f"baseline_utd={at}: the grid has σ = {', '.join(map(str, grid))}; choose one of these")
-    widths = size_hparams.widths_of(crossed)
-    base = size_hparams.baseline(crossed, str(at))
-    variants: dict[str, dict[str, Any]] = {
-        name: {"batch_size": f.batch, "learning_rate": f.rate} for name, f in fits.items()
-    }
-    variants["baseline"] = {
-        q: PowerLaw(0.0, {str(t): float(v) for t, v in zip(base["task"], base[q], strict=True)}) for q in QUANTITIES
-    }
-    tasks = sorted(variants[config.variant]["batch_size"].tasks)
-    seeds = config.seeds or tuple(sorted(map(int, study.runs["seed"].unique())))
-    select = typed(Select, config.select, "select")
-    command = typed_command("hparams", config.name, select.as_overrides())
-    dropped = [(str(r), str(why)) for r, why in study.dropped.itertuples(index=False)]
-    dropped += crossed.dropped + [row for q in QUANTITIES for row in found[q].dropped]
-    result = {
-        "schema": 1,
-        "name": config.name,
-        "size": True,
-        "provenance": provenance(command, study, config.select, reference)
-        | {"metric": config.metric, "threshold": config.threshold, "compat": config.compat, "average": average}
-        | {"bootstrap": dict(config.bootstrap), "spec": spec, "size": asdict(options)},
-        "laws": {name: f.as_json() for name, f in fits.items()},
-        "widths": widths,
-        "baseline": {"utd": str(at), "pairs": base.to_dict("records")},
-        "best": _best_rows(found, ("task", "utd", "width", "n_params")),
-        "proposals": size_hparams.proposals(variants, utds, widths),
-        "thresholds": list(reference.thresholds),
-        "dropped": [{"what": what, "reason": why} for what, why in dropped],
-        "notes": notes,
-    }
-    every = sorted({w for t in tasks for w in widths[t]})
-    jobs = len(tasks) * len(utds) * len(every)
-    head = [f"Fitted by: {command}", f"from {len(study.runs)} runs of {', '.join(tasks)}"]
-    head += ["B*(σ, N) = a / (σ^alpha · (1 + (b/N)^c)), N the critics' parameters of the job's own learner"]
-    sweep_head = [
-        f"python -m rlscale.train -m sweep=fitted/{config.name}",
-        f"{jobs} jobs, {jobs * len(seeds)} runs: {len(tasks)} tasks × {len(utds)} σ × {len(every)} widths, "
-        f"{len(seeds)} seeds in each job",
-        f"Emitted by: {command}",
-    ]
-    folder = root / "fits" / config.name
-    option, sweep = (root / "conf" / group / "fitted" / f"{config.name}.yaml" for group in ("hparams", "sweep"))
-    draws = {f"{name}/{key}": array for name, f in fits.items() for key, array in f.draws.items()}
-    rows = pd.DataFrame(result["proposals"])
-    files: dict[Path, str | bytes] = {
-        folder / "hparams.json": emit.to_json(result),
-        folder / "hparams_draws.npz": emit.to_npz(draws),
-        **{
-            folder / f"proposals_{v}.csv": rows[rows["variant"] == v].to_csv(index=False, lineterminator="\n")
-            for v in VARIANTS
-        },
-        option: emit.hparams_option(head, config.variant, variants),
-        sweep: emit.sweep_option(sweep_head, config.name, spec, seeds, tasks, utds, every),
-    }
-    emit.write(files, config.replace)
-    size_hparams.show_fit(result)
-    show.say(f"\nwritten: {folder / 'hparams.json'} and proposals_*.csv beside it\n         {option}\n         {sweep}")
-    show.say(
-        f"next:    python -m rlscale.train -m sweep=fitted/{config.name}   ({jobs} jobs, {jobs * len(seeds)} runs)"
-    )
-
-
-def read(cls: type[T], cfg: DictConfig) -> T:
-    """The door's config as its frozen dataclass, without Hydra's own node. Raises Mistake."""
-    values = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)
-    assert isinstance(values, dict)
-    if values.get("name") == "???":
-        raise Mistake("name is not set: give the fit a name, name=gym-r1")
-    try:
-        return typed(cls, {str(k): v for k, v in values.items() if k != "hydra"}, "config")
-    except Mistake as mistake:
-        raise Mistake(str(mistake).removeprefix("config.")) from None  # a door's own keys are typed without a prefix
-
-
-def reference_of(values: Mapping[str, Any], benchmark: str) -> Reference:
-    """The reference as chosen; `auto` is the benchmark's own with the values that were set laid over it."""
-    if values.get("name") != "auto":
-        return typed(Reference, values, "reference")
-    homes = [CONF / "reference", study_root() / "conf" / "reference"]
-    found = [home / f"{benchmark}.yaml" for home in homes if (home / f"{benchmark}.yaml").is_file()]
-    if not found:
-        known = sorted(p.stem for home in homes for p in home.glob("*.yaml") if p.stem != "auto")
-        raise Mistake(f"reference=auto: there is no reference for benchmark {benchmark}; {nearest(benchmark, known)}")
-    over = {k: v for k, v in values.items() if v is not None and k != "name"}
-    merged = OmegaConf.to_container(OmegaConf.merge(OmegaConf.load(found[0]), OmegaConf.create(over)))
-    assert isinstance(merged, dict)
-    return typed(Reference, {str(k): v for k, v in merged.items()}, "reference")
-
-
-def typed_command(door: str, name: str, select: list[str]) -> str:
-    """The command line as it was typed (without `replace`), or as the config says where there was none."""
-    words = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else [f"name={name}", *select]
-    return " ".join([f"python -m analysis.{door}", *(shlex.quote(w) for w in words if not w.startswith("replace="))])
-
-
-def provenance(command: str, study: Study, select: Mapping[str, Any], reference: Reference) -> dict[str, Any]:
-    """What the fit is of: enough to read the same runs again and to see whether they are the same. No dates."""
-    ids = list(study.runs["run_id"])
-    return {
-        "command": command,
-        "select": dict(select),
-        "reference": {k: dict(v) if isinstance(v, Mapping) else v for k, v in vars(reference).items()},
-        "runs": len(ids),
-        "runs_sha256": hashlib.sha256("\n".join(ids).encode()).hexdigest(),
-    }
-
-
 def draws_of(laws: Mapping[str, tuple[PowerLaws, PowerLaws]]) -> dict[str, np.ndarray]:
     """Bootstrap draws of the laws, `<variant>/<quantity>/{slope,log_intercept}` [K, T] with tasks in `tasks` [T]."""
     arrays: dict[str, np.ndarray] = {}
@@ -320,26 +184,6 @@ def draws_of(laws: Mapping[str, tuple[PowerLaws, PowerLaws]]) -> dict[str, np.nd
             arrays[f"{variant}/{quantity}/slope"] = law.slope_draws
             arrays[f"{variant}/{quantity}/log_intercept"] = law.log_intercept_draws
     return arrays
-
-
-def _best_rows(found: Mapping[str, Best], keys: tuple[str, ...] = ("task", "utd")) -> list[dict[str, Any]]:
-    rate, batch = (found[q].table.set_index(list(keys)) for q in QUANTITIES)
-    rows = []
-    for key in rate.index.intersection(batch.index, sort=False):
-        r, b = rate.loc[key], batch.loc[key]
-        rows.append(
-            {
-                **dict(zip(keys, key, strict=True)),
-                "learning_rate": r["value"], "learning_rate_ci95": [r["low"], r["high"]],
-                "batch_size": b["value"], "batch_size_ci95": [b["low"], b["high"]],
-                "reached": bool(r["reached"] and b["reached"]), "threshold": r["threshold"],
-                "share": {q: float(v["share"]) for q, v in zip(QUANTITIES, (r, b), strict=True)},
-                "at_grid_end": {
-                    q: [float(v["at_low"]), float(v["at_high"])] for q, v in zip(QUANTITIES, (r, b), strict=True)
-                },
-            }
-        )  # fmt: skip
-    return rows
 
 
 def _print(fitted: Fit, result: Mapping[str, Any], study: Study) -> None:

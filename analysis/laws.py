@@ -15,14 +15,14 @@ from typing import Any, Literal
 import numpy as np
 from omegaconf import DictConfig
 
-from analysis import compat_qscaled, compat_qscaled_laws, compat_qscaled_rows, emit, show, size_door, sized
+from analysis import compat_qscaled, compat_qscaled_laws, compat_qscaled_rows, emit, laws_sized, show, sized
 from analysis.batch import batch_laws, one_per_cell
 from analysis.budget import Frontier
 from analysis.cheapest import budget_part
 from analysis.curves import Reference, crossings
 from analysis.data import Laws, fit_laws, predictions
+from analysis.fit_door import provenance, read, reference_of, typed_command
 from analysis.holdout import held_out
-from analysis.hparams import provenance, read, reference_of, typed_command
 from analysis.per_task import per_task
 from analysis.records import Select, Study, common_spec, load
 from analysis.uncertainty import Bootstrap, interval
@@ -83,7 +83,7 @@ def main(cfg: DictConfig) -> None:
         study = load(root, select, optional=(sized.RESET,))
         made = provenance(typed_command("laws", config.name, select.as_overrides()), study, config.select, reference)
         made |= {"metric": config.metric, "bootstrap": dict(config.bootstrap), "spec": spec}
-        return size_door.write(config, *size_door.laws(config, study, reference, options, bootstrap, made), folder)
+        return laws_sized.write(config, *laws_sized.laws(config, study, reference, options, bootstrap, made), folder)
     if config.compat is not None:
         return as_public_code(config, study, reference, bootstrap, folder)
     fitted = json.loads((folder / "hparams.json").read_text()) if (folder / "hparams.json").exists() else None

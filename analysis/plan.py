@@ -17,8 +17,8 @@ from omegaconf import DictConfig
 
 from analysis import emit, next_sweep, show
 from analysis.answer import answer, draws
+from analysis.fit_door import read, typed_command
 from analysis.fitted import Fitted, fitted, frontiers
-from analysis.hparams import read, typed_command
 from analysis.next_runs import Proposal, as_json, propose
 from analysis.question import Question
 from analysis.recorded import runs_of

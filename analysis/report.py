@@ -15,9 +15,9 @@ from omegaconf import DictConfig
 
 from analysis import emit, show
 from analysis.blend import Draws
+from analysis.fit_door import read
 from analysis.fit_files import Fit
 from analysis.fitted import read_fit
-from analysis.hparams import read
 from analysis.page.book import book
 from analysis.page.sources import Sources, sources
 from analysis.training import Columns

@@ -204,9 +204,19 @@ def _table(found: Settings, least: Least, tasks: Sequence[str]) -> tuple[Floats,
     return np.array(pairs, dtype=float), data
 
 
+def splits(found: Settings, fitted: NDArray[np.bool_]) -> list[str]:
+    """What each setting is for [n]; one of the fitted sweep that is held out counts as an extrapolation."""
+    named = found.cells["split"].fillna("fit")
+    return [
+        "fit" if used else str(name) if name != "fit" else "extrapolate"
+        for name, used in zip(named, fitted, strict=True)
+    ]
+
+
 def errors(found: Settings, laws: SizeLaws, fitted: NDArray[np.bool_], bootstrap: Bootstrap) -> list[dict[str, Any]]:
     """Every setting that no fit has seen against what the laws say of it: laws.json's `holdout`."""
     rows = []
+    split = splits(found, fitted)
     for i in np.flatnonzero(~fitted):
         cell = found.cells.loc[i]
         for j in range(len(found.thresholds)):
@@ -214,7 +224,9 @@ def errors(found: Settings, laws: SizeLaws, fitted: NDArray[np.bool_], bootstrap
             if law is None:
                 continue
             predicted = float(law.law(cell["sigma"], cell["n_params"]))
-            noise = bootstrap.stream(f"size/holdout/{i}/{j}").standard_normal(len(law.draws)) * law.scatter
+            seen = np.log(found.draws[i, np.isfinite(found.draws[i, :, j]), j])  # few seeds make it uncertain by itself
+            spread = np.hypot(law.scatter, seen.std() if seen.size > 1 else 0.0)
+            noise = bootstrap.stream(f"size/holdout/{i}/{j}").standard_normal(len(law.draws)) * spread
             with np.errstate(invalid="ignore", over="ignore"):
                 c, a, alpha, b, beta = law.draws.T
                 drawn = c * (1 + (a / cell["sigma"]) ** alpha + (b / cell["n_params"]) ** beta) * np.exp(noise)
@@ -222,7 +234,7 @@ def errors(found: Settings, laws: SizeLaws, fitted: NDArray[np.bool_], bootstrap
             rows.append(
                 {
                     "task": cell["task"], "threshold": float(found.thresholds[j]), "utd": cell["utd"],
-                    "width": cell["width"], "n_params": cell["n_params"], "split": cell["split"] or "extrapolate",
+                    "width": cell["width"], "n_params": cell["n_params"], "split": split[i],
                     "observed": observed, "reached": reached, "at_least": float(found.limit[i]),
                     "predicted": predicted, "interval95": interval(drawn),
                     "signed_error": predicted / observed - 1 if reached else None,

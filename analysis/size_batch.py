@@ -1,4 +1,4 @@
-"""What `analysis.hparams` does for a study whose runs differ in model size: B*(σ, N) and η*(σ, N) per task."""
+"""B*(σ, N) and η*(σ, N) per task through the best settings of a grid, with draws, and what they propose."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import model_scaling, show
+from analysis import model_scaling
 from analysis.best import Best
 from analysis.curves import Crossings
 from analysis.size_fits import Points, draw_size_batch, fit_size_batch
@@ -179,38 +179,3 @@ def proposals(
 
 def _at(law: Law, utd: Fraction, task: str, n_params: float) -> float:
     return law(utd, task, n_params) if isinstance(law, SizeLaw | SizePowerLaw) else law(utd, task)
-
-
-def show_fit(result: Mapping[str, Any]) -> None:
-    """The best settings, the laws through them, and what was left out, on the terminal."""
-    rows = [
-        [r["task"], r["utd"], r["width"], r["n_params"], r["batch_size"], show.span(r["batch_size_ci95"]),
-         r["learning_rate"], r["reached"]]
-        for r in result["best"]
-    ]  # fmt: skip
-    show.table("best measured", ["task", "σ", "width", "N", "B", "95 %", "η", "reached"], rows)
-    rows = []
-    for variant, laws in result["laws"].items():
-        law = laws["batch_size"]
-        for task in law["a"]:
-            own = [law[k][task] if isinstance(law[k], Mapping) else law[k] for k in BATCH]
-            spans = [law[f"{k}_ci95"] for k in ("alpha", "c")]
-            spans = [s[task] if isinstance(s, Mapping) else s for s in spans]
-            rows.append([variant, task, *own, *map(show.span, spans)])
-    show.say()
-    show.table(
-        "B*(σ, N) = a / (σ^alpha · (1 + (b/N)^c))",
-        ["variant", "task", "a", "alpha", "b", "c", "alpha 95 %", "c 95 %"], rows,
-    )  # fmt: skip
-    rate = result["laws"]["shared"]["learning_rate"]
-    show.say(
-        f"\nη*(σ, N) ∝ σ^{rate['exponent']:.3g} · N^{rate['size_exponent']:.3g}, exponents common to all tasks"
-        if rate["exponent"] or rate["size_exponent"]
-        else "\nη: the grid has one value, which is taken as given"
-    )
-    if result["notes"]:
-        show.say("\nnotes\n" + "\n".join(f"  {note}" for note in result["notes"]))
-    if result["dropped"]:
-        show.say()
-        rows = [[d["what"], d["reason"]] for d in result["dropped"]]
-        show.table(f"left out ({len(result['dropped'])})", ["what", "reason"], rows)

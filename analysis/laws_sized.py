@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from analysis import compat_model_scaling, emit, show
 from analysis.curves import Reference
 from analysis.records import Study
-from analysis.size_data import AVERAGE, NAMES, SizeLaws, as_public_code, errors, fit_levels
+from analysis.size_data import AVERAGE, NAMES, SizeLaws, as_public_code, errors, fit_levels, splits
 from analysis.size_fits import Points, fit_size_batch
 from analysis.sized import Options, Settings, settings
 from analysis.uncertainty import Bootstrap, Floats
@@ -148,8 +148,7 @@ def _row(found: Settings, fits: SizeLaws, task: str, j: int) -> dict[str, Any]:
 
 def in_sample(found: Settings, fits: SizeLaws, fitted: NDArray[np.bool_]) -> dict[str, Any]:
     """Mean relative error of D_J per task by split; ``published`` is what the follow-up printed for its own runs."""
-    split = found.cells["split"].fillna("fit").to_numpy()
-    split = np.where(fitted, "fit", np.where(split == "fit", "extrapolate", split))
+    split = splits(found, fitted)
     gaps: dict[str, dict[str, list[float]]] = {}
     for i, cell in enumerate(found.cells.itertuples()):
         for j in range(len(found.thresholds)):
