@@ -36,7 +36,7 @@ def laws(
         found = compat_model_scaling.settings(study, reference, config.metric, options)
     else:
         found, *_ = settings(study, reference, config.metric, options, bootstrap, show.tracked, config.interpolate)
-    fitted = to_fit(found, config.holdout)
+    fitted = to_fit(found, config.holdout, options.fit_up_to)
     if public:
         fits = as_public_code(_part(found, fitted), options.exponents, options.least, bootstrap.draws, show.tracked)
     else:
@@ -75,15 +75,16 @@ def laws(
     return result, arrays
 
 
-def to_fit(found: Settings, holdout: Any) -> NDArray[np.bool_]:
-    """Which settings are fitted [n]: those of no other split, at no σ that is held out. Raises Mistake."""
+def to_fit(found: Settings, holdout: Any, up_to: float | None) -> NDArray[np.bool_]:
+    """Which settings are fitted [n]: of no other split, at no σ that is held out, with N `up_to`. Raises Mistake."""
     if not isinstance(holdout, list | tuple):
         raise Mistake(f"holdout={holdout}: with several model sizes list σ, such as [8,16], or name splits of the runs")
     held = {str(Fraction(str(u))) for u in holdout}
     if unknown := held - set(found.cells["utd"]):
         raise Mistake(f"holdout={sorted(unknown)[0]}: no selected run has this σ; choose of those that were run")
     split = found.cells["split"].fillna("fit")
-    return np.asarray((split == "fit") & ~found.cells["utd"].isin(held))
+    small = found.cells["n_params"] <= (np.inf if up_to is None else up_to)
+    return np.asarray((split == "fit") & ~found.cells["utd"].isin(held) & small)
 
 
 def _part(found: Settings, keep: NDArray[np.bool_]) -> Settings:

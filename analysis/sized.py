@@ -41,6 +41,7 @@ class Options:
     least: Least
     resets: Any
     max_steps: Mapping[str, float] | None
+    fit_up_to: float | None
     exponents: Literal["shared", "separate"]
 
     def __post_init__(self) -> None:

@@ -144,6 +144,14 @@ def test_other_splits_are_predicted_and_not_fitted(fitted: Path, door: Door, tmp
     assert "8" in done.stdout and "extrapolate" in done.stdout
 
 
+def test_larger_sizes_can_be_held_out(fitted: Path, door: Door) -> None:
+    done = door("laws", fitted, "name=small", FEW, f"size.fit_up_to={critic_size(64)}")
+    assert done.returncode == 0, done.stderr
+    found = json.loads((fitted / "fits" / "small" / "laws.json").read_text())
+    assert {h["width"] for h in found["holdout"]} == {128} and len(found["holdout"]) == 2 * 4 * len(found["thresholds"])
+    assert found["errors"]["extrapolate"]["mean"] < 0.2
+
+
 MISTAKES = {
     "compat=qscaled": "compat=qscaled: the selected runs differ in model size",
     "holdout=most_data": "holdout=most_data: with several model sizes list σ",
