@@ -17,10 +17,10 @@ from analysis.question import Question
 from analysis.records import Select, load
 from analysis.size_budget import beyond
 from analysis.size_fitted import AVERAGE, SizeFitted, Subject
-from analysis.size_frontier import SizeFrontier
+from analysis.size_frontier import SizeFrontier, batch_size
 from analysis.size_question import cost, drawn
-from analysis.size_rounding import Rounded, rounded
-from analysis.uncertainty import interval
+from analysis.size_rounding import Rounded, round_batch, rounded
+from analysis.uncertainty import Floats, interval
 from rlscale.hparams import round_learning_rate
 from rlscale.typed import Mistake, typed
 
@@ -53,32 +53,45 @@ def answer(
         **{f"{name}_ci95": interval(draws[name]) for name in INTERVALS},
         "draws": len(draws["utd"]), "answered": int(np.isfinite(draws["utd"]).sum()),
         "extrapolation": beyond(subject.trained, setting), "at_end": frontier.ends(setting),
+        **(bought(subject, question, threshold, box, draws["budget"]) if question.bound == "budget" else {}),
         "run": run, "no_run": why,
     }  # fmt: skip
+
+
+def bought(subject: Subject, question: Question, threshold: float, box: Box, budgets: Floats) -> dict[str, Any]:
+    """How sure the level of a budget is, from F at it in each draw [K], and what the next one would cost."""
+    above = min((t for t in subject.laws if t > threshold), default=None)
+    known = budgets[np.isfinite(budgets)]
+    more = None if above is None else cost(question, subject.frontier(above, box).cheapest(question.delta))
+    return {
+        "level_share": float((known <= question.limit).mean()) if len(known) else None,
+        "next_level": None if above is None else {"level": above, "budget": more},
+    }
 
 
 def _run(
     fit: SizeFitted, subject: Subject, threshold: float, at: Rounded, rates: Mapping[str, float]
 ) -> dict[str, Any]:
-    """The setting as it can be typed; the average task is run as every task it is of, at the same setting."""
+    """The setting as it can be typed; the average task is run as every task it is of, each with its own batch size."""
     names = fit.laws["tasks"] if subject.task == AVERAGE else [subject.task]
     rows = []
     for task in names:
-        own = fit.subjects.get(task)
-        known = own is not None and threshold in own.laws
-        data = float(own.laws[threshold](float(at.utd), at.n_params)) if own is not None and known else at.data
-        steps, rate = whole_steps(fit.laws, data), rates.get(task)
+        own = fit.subjects.get(task, subject)
+        law = own.laws.get(threshold, subject.laws[threshold])
+        n_params = quadratic(own.sizes, own.task).parameters(at.width)
+        batch = round_batch(float(batch_size(own.batch, float(at.utd), n_params)))
+        steps, rate = whole_steps(fit.laws, float(law(float(at.utd), n_params))), rates.get(task)
         rows.append({
-            "task": task, "learning_rate": rate, "env_steps": steps,
-            "command": None if rate is None else command(fit.laws, task, at, rate, steps),
+            "task": task, "n_params": n_params, "batch_size": batch, "learning_rate": rate, "env_steps": steps,
+            "command": None if rate is None else command(fit.laws, task, at, batch, rate, steps),
         })  # fmt: skip
     return {**asdict(at), "utd": str(at.utd), "tasks": rows}
 
 
-def command(laws: Mapping[str, Any], task: str, at: Rounded, rate: float, steps: int) -> str:
+def command(laws: Mapping[str, Any], task: str, at: Rounded, batch: int, rate: float, steps: int) -> str:
     """The command line that trains `task` at this setting with the learner of the fit's runs."""
     words = [f"benchmark.task={task}", f"algorithm.width={at.width}", f"utd={at.utd}", f"budget.env_steps={steps}"]
-    words = constant_words(laws, words, at.batch_size, rate, ("width",))
+    words = constant_words(laws, words, batch, rate, ("width",))
     return " ".join(["python -m rlscale.train", *map(shlex.quote, words)])
 
 

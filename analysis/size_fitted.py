@@ -39,6 +39,11 @@ class Subject:
     trained: Box
     sizes: Mapping[int, float]
 
+    @property
+    def called(self) -> str:
+        """Its name in a sentence."""
+        return "the average task" if self.task == AVERAGE else self.task
+
     def budget(self, delta: float, extend: float, held: int) -> dict[str, Any]:
         """This subject's part of laws.json's `budget`."""
         return size_budget(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from analysis.uncertainty import Floats
 
 FIRST, WINDOW = 65, 17  # points per side of the grid over the whole box, and of the windows
 MOST_WINDOWS = 100
-FINEST = 1e-10  # of the box's length in logs: where the windows stop
+SHRINK, FINEST = 6.0, 1e-7  # of windows, and where they stop: ends are exact, and minima between them far finer
 END = 1e-4  # a setting this near an end of the box, relatively, is at that end
 
 Price = float | SizeBatchLaw  # the batch size: one for all settings, or B*(σ, N)
@@ -37,7 +38,7 @@ class SizeFrontier:
 
     def batch_size(self, sigma: Any, n_params: Any) -> Any:
         """Transitions per update, as the law has it (not rounded)."""
-        return self.batch(sigma, n_params) if isinstance(self.batch, SizeBatchLaw) else self.batch
+        return batch_size(self.batch, sigma, n_params)
 
     def at(self, sigma: float, n_params: float) -> Setting:
         """What any setting takes."""
@@ -78,16 +79,20 @@ class SizeFrontier:
             return far
 
         # where the law is flat, compute says more about the terms above c than about the data, so search over those
+        @cache
+        def least(log_terms: float) -> Setting:
+            return self._within_terms(float(np.exp(log_terms)))
+
         def excess(log_terms: float) -> float:  # falls as more data may be used
-            return float(np.log(self._within_terms(float(np.exp(log_terms))).compute / bound))
+            return float(np.log(least(log_terms).compute / bound))
 
         low, high = float(np.log(self._least_terms)), float(np.log(self._terms(cheap.sigma, cheap.n_params)))
         if excess(high) >= 0:
             return cheap
-        level, step = brentq(excess, low, high, xtol=1e-13) if excess(low) > 0 else low, 1e-12
+        level, step = brentq(excess, low, high, xtol=1e-11) if excess(low) > 0 else low, 1e-12
         while level < high and excess(level) > 1e-9:  # one term may be lost in the other's rounding: keep the bound
             level, step = min(level + step, high), 4.0 * step
-        return self._within_terms(float(np.exp(level)))
+        return least(level)
 
     def ends(self, setting: Setting) -> list[str]:
         """Which of "utd" and "n_params" are at an end of the box, so no optimum of their own."""
@@ -132,6 +137,11 @@ class SizeFrontier:
         return self.at(float(sigma), float(n_params))
 
 
+def batch_size(batch: Price, sigma: Any, n_params: Any) -> Any:
+    """Transitions per update at a setting, not rounded."""
+    return batch(sigma, n_params) if isinstance(batch, SizeBatchLaw) else batch
+
+
 def argmin_square(cost: Callable[[Floats, Floats], Floats]) -> tuple[float, float]:
     """(u, v) in [0, 1]² with the least cost: the best of a grid, then of windows around the best so far.
 
@@ -159,7 +169,7 @@ def argmin_square(cost: Callable[[Floats, Floats], Floats]) -> tuple[float, floa
                 (u, v), least = low, there
         if moved:
             continue
-        half, count = half / 4.0, WINDOW
+        half, count = half / SHRINK, WINDOW
         if half < FINEST:
             break
     return u, v

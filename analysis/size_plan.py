@@ -101,6 +101,11 @@ def _how_sure(found: Mapping[str, Any], a: Mapping[str, Any]) -> list[str]:
     if a["answered"] < a["draws"]:
         none = a["draws"] - a["answered"]
         lines.append(f"{none} of {a['draws']} draws have no setting within the bound; the intervals leave them out")
+    if found["bound"] == "budget" and a["level_share"] is not None:
+        lines.append(f"{a['level_share']:.0%} of the draws reach {a['level']:g} within the budget")
+        if a["next_level"] is not None:
+            more = a["next_level"]
+            lines.append(f"the next level, {more['level']:g}, would take F = {show.number(more['budget'])}")
     saved = {"compute": "data", "data": "compute"}.get(found["bound"])
     if saved is not None and a[found["bound"]] < 0.99 * found["limit"]:
         lines.append(f"the bound is not used up: by the law more {found['bound']} would save no {saved}")

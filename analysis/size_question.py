@@ -38,7 +38,7 @@ def best(question: Question, subject: Subject, threshold: float | None, box: Box
     if threshold is not None:
         if threshold not in subject.laws:
             have = ", ".join(f"{t:g}" for t in sorted(subject.laws))
-            raise Mistake(f"target={threshold:g}: {subject.task} has no law for this level; it has {have}")
+            raise Mistake(f"target={threshold:g}: {subject.called} has no law for this level; it has {have}")
         found = solve(question, subject.frontier(threshold, box))
         if found is None:
             raise Mistake(_infeasible(question, subject.frontier(threshold, box)))
@@ -51,8 +51,8 @@ def best(question: Question, subject: Subject, threshold: float | None, box: Box
             return level, found
     least = min(costs, key=lambda t: costs[t])
     raise Mistake(
-        f"budget={question.limit:g}: the cheapest level of {subject.task}, {least:g}, alone costs {up(costs[least])}; "
-        "give at least that"
+        f"budget={question.limit:g}: the cheapest level of {subject.called}, {least:g}, alone costs "
+        f"{up(costs[least])}; give at least that"
     )
 
 

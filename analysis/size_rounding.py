@@ -49,19 +49,21 @@ def rounded(frontier: SizeFrontier, question: Question, best: Setting, size: Qua
         _at(frontier, question, best, size, utd, width)
         for utd, width in product(_sigmas(best.sigma, frontier.box), _widths(best.n_params, frontier.box, size))
     ]
-    return min(found, key=lambda r: (not r.keeps, _measure(r, question, kept=not r.keeps)))
+
+    def worth(at: Rounded) -> tuple[bool, float]:
+        """At the law's own B*, lest a batch size that is rounded down, which the law of data does not see, count."""
+        exact = frontier.at(float(at.utd), at.n_params)
+        asked, kept = (exact.data, at.compute) if question.bound == "compute" else (exact.compute, at.data)
+        if question.bound == "budget":
+            asked = kept = exact.compute + question.delta * exact.data
+        return not at.keeps, asked if at.keeps else kept
+
+    return min(found, key=worth)
 
 
 def round_batch(batch: float) -> int:
     """To the nearest multiple of 16, halves to even, at least 16."""
     return max(MULTIPLE, MULTIPLE * round(batch / MULTIPLE))
-
-
-def _measure(at: Rounded, question: Question, kept: bool) -> float:
-    """What the question makes small or, with `kept`, what it keeps small."""
-    if question.bound == "budget":
-        return at.budget
-    return at.data if (question.bound == "compute") != kept else at.compute
 
 
 def _at(

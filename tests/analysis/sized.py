@@ -19,9 +19,9 @@ from analysis.uncertainty import Floats
 UTDS = ("1", "2", "4", "8")
 WIDTHS = {256: 619208.0, 512: 2286792.0, 1024: 8767688.0, 2048: 34312392.0}  # the follow-up's h1-crawl
 SPEC = {
-    "algorithm": {"name": "bro", "blocks": 2, "reset": {"mode": "grad_steps", "every": 2500000}},
-    "benchmark": {"name": "humanoid_bench", "num_envs": 1},
-    "budget": {"log_every": 5000, "warmup_steps": 2500, "env_steps": 1000000},
+    "algorithm": {"name": "sac", "discount": 0.99},
+    "benchmark": {"name": "control", "num_envs": 1},
+    "budget": {"log_every": 500, "warmup_steps": 500, "env_steps": 40000},
 }
 
 
@@ -112,11 +112,11 @@ def levels(scale: float, alpha: float, beta: float) -> dict[float, SizeDataLaw]:
     }
 
 
-LAWS = {"average": levels(1.0, 0.9, 0.7), "walk": levels(0.8, 0.9, 0.7), "crawl": levels(1.6, 0.7, 0.9)}
+LAWS = {"average": levels(1.0, 0.9, 0.7), "pendulum": levels(0.8, 0.9, 0.7), "cartpole_swingup": levels(1.6, 0.7, 0.9)}
 BATCHES = {
     "average": SizeBatchLaw(2000.0, 0.4, 2e7, 0.5),
-    "walk": SizeBatchLaw(1500.0, 0.4, 8e5, 1.5),
-    "crawl": SizeBatchLaw(54000.0, 0.48, 2.6e10, 0.55),
+    "pendulum": SizeBatchLaw(1500.0, 0.4, 8e5, 1.5),
+    "cartpole_swingup": SizeBatchLaw(54000.0, 0.48, 2.6e10, 0.55),
 }
 CONSTANT = Sized(LAWS, 256.0, WIDTHS, draws=40, spread=0.05, delta=1e11)
 LAWFUL = Sized(LAWS, BATCHES, WIDTHS, draws=20, spread=0.05, delta=1e11)

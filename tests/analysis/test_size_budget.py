@@ -33,10 +33,10 @@ def budget(laws: dict[float, SizeDataLaw], **given: Any) -> dict[str, Any]:
 
 
 def test_every_optimum_is_the_cheapest_of_its_level_and_says_where_it_lies() -> None:
-    for batch in (256.0, BATCHES["walk"]):
-        found = budget(LAWS["walk"], batch=batch)
+    for batch in (256.0, BATCHES["pendulum"]):
+        found = budget(LAWS["pendulum"], batch=batch)
         for p in found["points"]:
-            law = LAWS["walk"][p["threshold"]]
+            law = LAWS["pendulum"][p["threshold"]]
             sigma, n = np.meshgrid(np.geomspace(0.25, 32, 400), np.geomspace(6e5 / 4, 3.4e7 * 4, 400))
             size = batch(sigma, n) if isinstance(batch, SizeBatchLaw) else batch
             data = law(sigma, n)
@@ -92,45 +92,45 @@ def test_the_follow_ups_power_laws_are_polyfit_on_all_but_the_last_five_levels(g
 
 def test_data_that_follow_the_budget_by_definition_are_seen_through() -> None:
     """Where δ is everything, D*(F) is exact and so is the constant share: nothing was learnt from the runs."""
-    found = budget(LAWS["walk"], delta=1e18)
+    found = budget(LAWS["pendulum"], delta=1e18)
     assert found["laws"]["data"]["r2"] > 0.999
     assert found["laws"]["data"]["error_share"] < 0.01 < found["laws"]["data"]["error_constant"]
 
 
 def test_a_box_without_the_optimum_is_filled_to_its_end_and_that_is_said() -> None:
     narrow = Box((0.1, 0.15), (1e5, 2e5))
-    found = budget(LAWS["walk"], trained=narrow, extend=1.0)
+    found = budget(LAWS["pendulum"], trained=narrow, extend=1.0)
     assert all(p["at_end"] == ["utd", "n_params"] and p["inside"] for p in found["points"])
     assert sum("is an end of the range searched" in note for note in found["notes"]) == 2
-    wide = budget(LAWS["walk"], trained=narrow, extend=1e3)
+    wide = budget(LAWS["pendulum"], trained=narrow, extend=1e3)
     assert all(not p["at_end"] and p["beyond"]["n_params"]["side"] == "above" for p in wide["points"])
     factor = wide["points"][0]["beyond"]["n_params"]["factor"]
     assert factor == pytest.approx(wide["points"][0]["n_params"] / 2e5) and factor > 1
 
 
 def test_draws_without_a_law_are_left_out() -> None:
-    drawn = np.stack([rows(LAWS["walk"])] * 4)
+    drawn = np.stack([rows(LAWS["pendulum"])] * 4)
     drawn[0, 1] = np.nan
-    found = budget(LAWS["walk"], draws=drawn)
+    found = budget(LAWS["pendulum"], draws=drawn)
     assert [p["draws"] for p in found["points"]] == [4, 3, 4, 4]
     assert found["laws"]["utd"]["ci95"]["exponent"] == pytest.approx([found["laws"]["utd"]["exponent"]] * 2, rel=0.3)
     priced = np.array([[1500.0, 0.4, 8e5, 1.5]] * 4)
     priced[3] = np.nan
-    found = budget(LAWS["walk"], draws=drawn, batch=BATCHES["walk"], batch_draws=priced)
+    found = budget(LAWS["pendulum"], draws=drawn, batch=BATCHES["pendulum"], batch_draws=priced)
     assert [p["draws"] for p in found["points"]] == [3, 2, 3, 3]
 
 
 def test_levels_in_any_order_and_one_alone() -> None:
-    turned = dict(reversed(LAWS["walk"].items()))
-    assert budget(turned)["points"] == budget(LAWS["walk"])["points"]
-    one = budget({400.0: LAWS["walk"][400.0]})
+    turned = dict(reversed(LAWS["pendulum"].items()))
+    assert budget(turned)["points"] == budget(LAWS["pendulum"])["points"]
+    one = budget({400.0: LAWS["pendulum"][400.0]})
     assert one["laws"] == {} and one["notes"] == ["one threshold has a law: power laws in F need two"]
 
 
 def test_without_bounds_there_must_be_an_optimum() -> None:
-    for given in ({"delta": 0.0}, {"batch": BATCHES["walk"]}):
+    for given in ({"delta": 0.0}, {"batch": BATCHES["pendulum"]}):
         with pytest.raises(ValueError, match="without bounds"):
-            budget(LAWS["walk"], extend=np.inf, **given)
+            budget(LAWS["pendulum"], extend=np.inf, **given)
     assert widened(TRAINED, 2.0).sigma == (0.5, 16.0)
 
 

@@ -31,27 +31,21 @@ def brute(frontier: SizeFrontier) -> tuple[Floats, Floats]:
     return data, 10.0 * n_params * frontier.batch_size(sigma, n_params) * sigma * data
 
 
-def inside(box: Box, sigma: float, n_params: float) -> bool:
-    slack = 1 + 1e-12
-    (s, t), (m, n) = box.sigma, box.n_params
-    return Box((s / slack, t * slack), (m / slack, n * slack)).holds(sigma, n_params)
-
-
 def beaten(frontier: SizeFrontier, rng: np.random.Generator, compute_bound: bool) -> None:
     """Brute force finds nothing better for a budget, a data bound and a compute bound, and bounds are kept."""
     data, compute = brute(frontier)
     delta = 10.0 ** rng.uniform(4, 15)
     best = frontier.cheapest(delta)
-    assert inside(frontier.box, best.sigma, best.n_params)
+    assert frontier.box.holds(best.sigma, best.n_params)
     assert best.compute + delta * best.data <= (compute + delta * data).min() * (1 + 1e-12)
     bound = float(data.min() * (data.max() / data.min()) ** rng.uniform(0, 1))
     found = frontier.within_data(bound)
-    assert found is not None and inside(frontier.box, found.sigma, found.n_params)
+    assert found is not None and frontier.box.holds(found.sigma, found.n_params)
     assert found.data <= bound * (1 + 1e-9) and found.compute <= compute[data <= bound].min() * (1 + 1e-9)
     if compute_bound:
         bound = float(compute.min() * (compute.max() / compute.min()) ** rng.uniform(0, 1))
         found = frontier.within_compute(bound)
-        assert found is not None and inside(frontier.box, found.sigma, found.n_params)
+        assert found is not None and frontier.box.holds(found.sigma, found.n_params)
         assert found.compute <= bound * (1 + 1e-7) and found.data <= data[compute <= bound].min() * (1 + 1e-9)
 
 

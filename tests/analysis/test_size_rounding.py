@@ -59,20 +59,27 @@ def test_what_is_rounded(law: SizeDataLaw, price: Price, bound: str, share: floa
     assert found.budget_ratio == pytest.approx((found.compute + 1e11 * found.data) / (best.compute + 1e11 * best.data))
     value = {"compute": found.compute, "data": found.data, "budget": found.budget}[bound]
     assert found.keeps == (value <= question.limit * (1 + 1e-9))
-    # no other setting of those that one would round to is better and keeps the bound
+    # no other setting that one would round to keeps the bound and is better at B*
+    mine = worth(frontier, question, sigma, found.n_params)
     for utd, width in product({found.utd, *whole(best.sigma)}, around(best.n_params)):
         n_params = NET.parameters(width)
-        if not BOX.holds(float(utd), n_params) or not best.sigma / 1.08 <= utd <= best.sigma * 1.08:
-            continue
-        data = float(law(float(utd), n_params))
-        compute = 10 * n_params * round_batch(float(frontier.batch_size(float(utd), n_params))) * float(utd) * data
-        kept = {"compute": compute, "data": data, "budget": compute + 1e11 * data}[bound] <= question.limit
-        if kept and abs(width - SIZE.width(best.n_params)) <= 16:
+        if BOX.holds(float(utd), n_params) and keeps(frontier, question, float(utd), n_params):
             assert found.keeps
-            mine, other = ((found.data, data) if bound == "compute" else (found.compute, compute)) if (
-                bound != "budget"
-            ) else (found.budget, compute + 1e11 * data)  # fmt: skip
-            assert mine <= other * (1 + 1e-9)
+            assert mine <= worth(frontier, question, float(utd), n_params) * (1 + 1e-9)
+
+
+def worth(frontier: SizeFrontier, question: Question, sigma: float, n_params: float) -> float:
+    at = frontier.at(sigma, n_params)
+    return float(question.value(np.array(at.data), np.array(at.compute)))
+
+
+def keeps(frontier: SizeFrontier, question: Question, sigma: float, n_params: float) -> bool:
+    """With the batch size rounded, as it will be run."""
+    data = float(frontier.law(sigma, n_params))
+    compute = 10 * n_params * round_batch(float(frontier.batch_size(sigma, n_params))) * sigma * data
+    return {"compute": compute, "data": data, "budget": compute + question.delta * data}[
+        question.bound
+    ] <= question.limit
 
 
 def whole(sigma: float) -> set[Fraction]:
