@@ -77,9 +77,15 @@ class Allocator:
         return Line(v.beta / v.alpha, log(v.a) + (log(v.alpha / v.beta) - v.beta * log(v.b)) / v.alpha)
 
     def least_compute(self, data: float) -> Setting | None:
-        """The least compute with which `data` env steps are enough; None if data ≤ c, which no setting reaches."""
+        """The least compute with which `data` env steps are enough; None if data ≤ c, which no setting reaches.
+
+        For s < 1 compute along the line has a least value: where that takes less data, using more would cost more.
+        """
         if data <= self.law.c:
             return None
+        floor = self.cheapest(0.0)
+        if floor is not None and floor.data <= data:
+            return floor
         return self._on_line(log((data / self.law.c - 1.0) / self._s))
 
     def least_data(self, bound: float) -> Setting | None:

@@ -52,8 +52,10 @@ class Sized:
         thresholds = sorted({t for levels in self.laws.values() for t in levels})
         result = {
             "schema": 1, "name": name, "size": True, "tasks": tasks,
-            "provenance": {"compat": None, "spec": SPEC, "select": dict.fromkeys(
-                ("algorithm", "benchmark", "tasks", "hparams", "sweep"))},
+            "provenance": {
+                "compat": None, "spec": SPEC, "command": f"python -m analysis.laws name={name}",
+                "select": dict.fromkeys(("algorithm", "benchmark", "tasks", "hparams", "sweep")),
+            },
             "widths": {task: {str(w): n for w, n in self.widths.items()} for task in tasks},
             "data": [row for task in self.laws for row in self._rows(task)],
             "compute": {"formula": "10·N·B·σ·D", "batch": self._batch()},
