@@ -90,6 +90,21 @@ def subject(laws: Mapping[str, Any], arrays: Mapping[str, Floats], task: str) ->
     )  # fmt: skip
 
 
+def budgets(
+    laws: Mapping[str, Any], arrays: Mapping[str, Floats], delta: float | Mapping[str, float], extend: float, held: int
+) -> dict[str, Any]:
+    """laws.json's `budget`: a part for the average task and each task that has a law; see size_budget.
+
+    `delta`: FLOPs of an env step, one for all or each subject's own.
+    """
+    found = {}
+    for task in (AVERAGE, *laws["tasks"]):
+        if any(row["task"] == task and all(row[name] is not None for name in DATA) for row in laws["data"]):
+            price = delta if isinstance(delta, float | int) else delta[task]
+            found[task] = subject(laws, arrays, task).budget(float(price), extend, held)
+    return found
+
+
 def _batch(part: Mapping[str, Any], arrays: Mapping[str, Floats], task: str) -> tuple[Price, Floats | None]:
     """Each subject has the law of its own name."""
     if "constant" in part:

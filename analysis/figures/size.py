@@ -124,7 +124,8 @@ def budget_laws(budget: Mapping[str, Any]) -> Plate | None:
     panels = [_budget_law(budget, name) for name in AXES]
     share = [p["data_share"] for p in points]
     least, most = f"{min(share):.0%}", f"{max(share):.0%}"
-    caption = f"δ·D makes up {least if least == most else f'{least} to {most}'} of F: D*(F) follows from that alone. "
+    caption = f"δ·D makes up {least if least == most else f'{least} to {most}'} of F at the optima"
+    caption += ": D*(F) is nearly F/δ, whatever the runs. " if min(share) > 0.5 else ". "
     if laws and laws["utd"]["error_held_out"] is not None:
         caption += "Errors of ln on held-out levels, law against a constant: " + ", ".join(
             f"{AXES[name][1]} {laws[name]['error_held_out']:.2g} against {laws[name]['error_constant']:.2g}"

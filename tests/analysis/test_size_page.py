@@ -54,7 +54,7 @@ def test_every_task_has_its_figures(door: Door, root: Path) -> None:
     ids = [attrs["id"] for _, attrs in page.tags if attrs.get("id")]
     assert len(ids) == len(set(ids))
     assert "whatever the bound" in page.words and "Batch size against" not in page.words
-    assert "D*(F) follows from that alone" in page.words and "No setting was held out" in page.words
+    assert "D*(F) is nearly F/δ, whatever the runs" in page.words and "No setting was held out" in page.words
     assert written(door, root, "c").text == page.text
 
 
