@@ -21,7 +21,6 @@ from analysis.size_laws import SizeBatchLaw, SizeDataLaw
 from analysis.uncertainty import Floats
 
 FIRST, WINDOW = 65, 17  # points per side of the grid over the whole box, and of the windows
-MOST_WINDOWS = 100
 SHRINK, FINEST = 6.0, 1e-7  # of windows, and where they stop: ends are exact, and minima between them far finer
 END = 1e-4  # a setting this near an end of the box, relatively, is at that end
 
@@ -146,32 +145,24 @@ def argmin_square(cost: Callable[[Floats, Floats], Floats]) -> tuple[float, floa
     """(u, v) in [0, 1]² with the least cost: the best of a grid, then of windows around the best so far.
 
     `cost` maps u [n, 1] and v [1, n] to [n, n]. Each window also proposes the lowest point of a paraboloid through it,
-    which follows a valley that runs across the grid; one whose best point lies on its rim moves on and stays as large.
-    Raises ValueError where the cost is finite nowhere.
+    which follows a valley that runs across the grid. Raises ValueError where the cost is finite nowhere.
     """
     u, v, half, count, least = 0.5, 0.5, 0.5, FIRST, np.inf
-    for _ in range(MOST_WINDOWS):
+    while half >= FINEST:
         us, vs = (np.unique(np.clip(np.linspace(x - half, x + half, count), 0.0, 1.0)) for x in (u, v))
         with np.errstate(over="ignore", invalid="ignore"):
             values = np.asarray(cost(us[:, None], vs[None, :]))
         values = np.where(np.isfinite(values), values, np.inf)
         i, j = np.unravel_index(int(values.argmin()), values.shape)
-        better = bool(values[i, j] < least)
-        if better:
+        if values[i, j] < least:
             u, v, least = float(us[i]), float(vs[j]), float(values[i, j])
-        elif not np.isfinite(least):
+        if not np.isfinite(least):
             raise ValueError("the cost is finite nowhere in the box")
-        on_rim = any(0 < x < 1 and k in (0, n - 1) for x, k, n in ((u, i, len(us)), (v, j, len(vs))))
-        moved = half < 0.5 and better and on_rim
         if half < 0.5 and np.isfinite(values).all() and (low := _paraboloid(us, vs, values)) is not None:
             there = float(cost(np.array([[low[0]]]), np.array([[low[1]]])).item())
             if there < least:
                 (u, v), least = low, there
-        if moved:
-            continue
         half, count = half / SHRINK, WINDOW
-        if half < FINEST:
-            break
     return u, v
 
 
