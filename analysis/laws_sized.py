@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from analysis import compat_model_scaling, emit, show
 from analysis.curves import Reference
 from analysis.records import Study
-from analysis.size_data import AVERAGE, NAMES, SizeLaws, as_public_code, errors, fit_levels, splits
+from analysis.size_data import AVERAGE, SizeLaws, as_public_code, errors, fit_levels, splits
 from analysis.size_fits import Points, fit_size_batch
+from analysis.size_fitted import budgets
 from analysis.sized import Options, Settings, settings
 from analysis.uncertainty import Bootstrap, Floats
 from rlscale.spec import SPLITS
@@ -24,7 +25,7 @@ from rlscale.typed import Mistake
 
 PUBLIC_BATCH = 256.0  # what the follow-up's code counts compute with, whatever was run
 PUBLISHED = {"fit": 0.100, "interpolate": 0.149, "extrapolate": 0.180}  # its mean errors of D_J on its own runs (§7)
-BATCH_NAMES = ("a", "alpha", "b", "c")
+PUBLIC_HELD = 5
 
 
 def laws(
@@ -56,7 +57,7 @@ def laws(
         "widths": widths,
         "data": [_row(found, fits, task, j) for task, j in fits.laws],
         "compute": {"formula": "10·N·B·σ·D", "batch": batch},
-        "budget": None,
+        "budget": {},
         "errors": in_sample(found, fits, fitted),
         "holdout": errors(found, fits, fitted, bootstrap),
         "thresholds": [float(t) for t in found.thresholds],
@@ -69,9 +70,10 @@ def laws(
     }
     arrays = {}
     for name in {task for task, _ in fits.laws}:
-        rows = [fits.laws.get((name, j)) for j in range(len(found.thresholds))]
-        none = np.full((bootstrap.draws, len(NAMES)), np.nan)
-        arrays[f"size/data/{name}"] = np.stack([none if r is None else r.draws for r in rows], axis=1)
+        arrays[f"size/data/{name}"] = np.stack([f.draws for (t, _), f in fits.laws.items() if t == name], axis=1)
+    # the follow-up's own optima have no bounds, and it keeps its five highest levels out
+    extend, held = (np.inf, PUBLIC_HELD) if public and reference.delta > 0 else (config.extend, config.holdout_budgets)
+    result["budget"] = budgets(result, arrays, reference.delta, extend, held)
     return result, arrays
 
 

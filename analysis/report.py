@@ -19,7 +19,9 @@ from analysis.fit_door import read
 from analysis.fit_files import Fit
 from analysis.fitted import read_fit
 from analysis.page.book import book
+from analysis.page.size import size_book
 from analysis.page.sources import Sources, sources
+from analysis.size_fitted import size_fitted
 from analysis.training import Columns
 from rlscale.door import door
 from rlscale.store import study_root
@@ -39,14 +41,19 @@ def main(cfg: DictConfig) -> None:
     columns = typed(Columns, config.columns, "columns")
     root = study_root()
     folder = root / "fits" / config.name
+    if (folder / "laws.json").exists() and read_fit(root, config.name, "laws").get("size"):
+        return written(folder / "report.html", size_book(size_fitted(root, config.name)))
     fit = read_all(root, config.name)
     try:
         found: Sources | None = sources(root, fit, columns, show.tracked)
         absent = ""
     except Mistake as mistake:  # a fit may be read where its runs are not
         found, absent = None, str(mistake)
-    path = folder / "report.html"
-    emit.write({path: book(config.name, fit, found, absent)}, replace=True)
+    written(folder / "report.html", book(config.name, fit, found, absent))
+
+
+def written(path: Path, page: str) -> None:
+    emit.write({path: page}, replace=True)
     show.say(f"report: {path.resolve()}")
 
 
