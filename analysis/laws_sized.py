@@ -207,6 +207,7 @@ def print_laws(result: Mapping[str, Any]) -> None:
     for task, law in batch.items() if "constant" not in batch else ():
         numbers = ", ".join(f"{k} = {show.number(v)}" for k, v in law.items())
         show.say(f"  B*(σ, N) of {task} = a / (σ^alpha · (1 + (b/N)^c)) with {numbers}")
+    _print_budget(result["budget"])
     by_note: dict[str, list[str]] = {}
     for task, r in last.items():
         for note in r["notes"]:
@@ -221,3 +222,26 @@ def print_laws(result: Mapping[str, Any]) -> None:
             f"left out ({len(result['dropped'])})", ["what", "reason"],
             [[d["what"], d["reason"]] for d in result["dropped"]],
         )  # fmt: skip
+
+
+def _print_budget(budget: Mapping[str, Any]) -> None:
+    """Power laws in F of the cheapest settings, and beside their R² what a simpler predictor would have."""
+    names = {"utd": "σ*", "n_params": "N*", "data": "D*", "compute": "C*"}
+    rows = []
+    for task, part in budget.items():
+        shares = [p["data_share"] for p in part["points"]]
+        for name, law in part["laws"].items():
+            rows.append(
+                [task, names[name], law["coefficient"], law["exponent"], show.span(law["ci95"]["exponent"]),
+                 law["r2"], law["r2_held_out"], law["error_held_out"], law["error_constant"], law.get("error_share"),
+                 f"{min(shares):.0%}–{max(shares):.0%}"]
+            )  # fmt: skip
+    if not rows:
+        return
+    delta = next(iter(budget.values()))["delta"]
+    show.say()
+    show.table(
+        f"cheapest settings, F = C + {show.number(float(delta))}·D: power laws coefficient · F^exponent; last the "
+        "errors of ln on held-out levels of the law, of a constant, of a constant share of F, and δ·D/F",
+        ["task", "", "coefficient", "exponent", "95 %", "R²", "R² held out", "law", "constant", "share", "δ·D/F"], rows,
+    )  # fmt: skip
