@@ -67,7 +67,8 @@ class Subject:
 def subject(laws: Mapping[str, Any], arrays: Mapping[str, Floats], task: str) -> Subject:
     """`task` of a laws.json with "size": true and of the arrays beside it. Raises Mistake where it has no law."""
     rows = [row for row in laws["data"] if row["task"] == task]
-    drawn = arrays[f"size/data/{task}"]  # one column for each row
+    key = f"size/data/{task}"
+    drawn = np.asarray(arrays[key] if key in arrays else np.empty((0, len(rows), len(DATA))))  # a column a row
     if len(rows) != drawn.shape[1]:
         raise Mistake(
             f"{task} has {len(rows)} laws and draws of {drawn.shape[1]}: laws.json and laws_draws.npz are of two fits; "
@@ -84,7 +85,7 @@ def subject(laws: Mapping[str, Any], arrays: Mapping[str, Floats], task: str) ->
         task,
         {float(rows[j]["threshold"]): SizeDataLaw(**{name: float(rows[j][name]) for name in DATA}) for j in known},
         {float(rows[j]["threshold"]): (rows[j].get("level") or {}).get(task) for j in known},
-        np.asarray(drawn[:, known]), batch, batch_draws,
+        drawn[:, known], batch, batch_draws,
         Box((min(sigmas), max(sigmas)), (min(sizes), max(sizes))),
         {int(w): float(n) for w, n in laws["widths"].get(task, {}).items()} or widths,
     )  # fmt: skip
@@ -142,15 +143,19 @@ class SizeFitted:
 def size_fitted(root: Path, name: str) -> SizeFitted:
     """The fit `name` of the study `root`. Raises Mistake where it has none, or none of its tasks has a law."""
     laws = read_fit(root, name, "laws")
+    path, arrays = root / "fits" / name / "laws_draws.npz", {}
+    if path.exists():  # a fit may be without a bootstrap, and then without intervals
+        with np.load(path) as stored:
+            arrays = {key: stored[key] for key in stored.files}
     subjects, without = {}, []
-    with np.load(root / "fits" / name / "laws_draws.npz") as arrays:
-        for task in (AVERAGE, *laws["tasks"]):
-            if f"size/data/{task}" not in arrays:
-                continue
-            try:
-                subjects[task] = subject(laws, arrays, task)
-            except Mistake as mistake:
-                without.append(str(mistake))
+    present = {row["task"] for row in laws["data"]}
+    for task in (AVERAGE, *laws["tasks"]):
+        if task not in present:
+            continue
+        try:
+            subjects[task] = subject(laws, arrays, task)
+        except Mistake as mistake:
+            without.append(str(mistake))
     if not subjects:
         raise Mistake(f"name={name}: no task has a law ({without[0] if without else 'there are none'})")
     return SizeFitted(name, root, laws, subjects, tuple(without))

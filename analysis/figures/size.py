@@ -56,6 +56,8 @@ def data(subject: Subject, rows: Sequence[Mapping[str, Any]]) -> Plate:
         for n_params in sizes:
             ax.plot(line, subject.laws[level](line, n_params), color=colours[n_params], linewidth=1.3)
         for p, sigma in zip(points, sigmas, strict=True):
+            if p["data"] is None:
+                continue
             if not p["reached"]:
                 missed = True
                 ax.plot(sigma, p["data"], "^", color=colours[p["n_params"]], ms=5)

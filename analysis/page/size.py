@@ -51,7 +51,8 @@ def laws_table(fit: SizeFitted) -> str:
     for task, subject in fit.subjects.items():
         level = max(subject.laws)
         row = rows_of(fit.laws, task)[level]
-        rows.append([task, f"{level:g}", *(f"{show.number(row[k])} {show.span(row['ci95'][k])}" for k in DATA)])
+        ends = row.get("ci95") or {}
+        rows.append([task, f"{level:g}", *(f"{show.number(row[k])} {show.span(ends.get(k))}" for k in DATA)])
     formula = "D(σ, N) = c · (1 + (a/σ)^alpha + (b/N)^beta), env steps, at the highest level"
     return table(formula, ["task", "J", *DATA], rows)
 

@@ -121,4 +121,4 @@ BATCHES = {
     "cartpole_swingup": SizeBatchLaw(54000.0, 0.48, 2.6e10, 0.55),
 }
 CONSTANT = Sized(LAWS, 256.0, WIDTHS, draws=40, spread=0.05, delta=1e11)
-LAWFUL = Sized(LAWS, BATCHES, WIDTHS, draws=20, spread=0.05, delta=1e11)
+LAWFUL = Sized(LAWS, BATCHES, WIDTHS, draws=8, spread=0.05, delta=1e11)

@@ -37,7 +37,7 @@ def test_every_subject_has_its_own_laws_and_draws(tmp_path: Path) -> None:
         assert one.batch_draws is not None and np.array_equal(one.batch_draws, arrays[f"size/batch/{task}"])
         assert one.trained == LAWFUL.trained and one.sizes == LAWFUL.widths
         drawn = one.drawn(600.0, one.trained)
-        assert len(drawn) == 20 and drawn[3] is not None
+        assert len(drawn) == 8 and drawn[3] is not None
         assert drawn[3].law.beta == arrays[f"size/data/{task}"][3, 2, 4]
         assert drawn[3].batch_size(2.0, 1e6) == pytest.approx(
             float(_law(arrays[f"size/batch/{task}"][3], 2.0, 1e6)), rel=1e-12

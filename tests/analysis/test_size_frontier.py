@@ -50,7 +50,7 @@ def beaten(frontier: SizeFrontier, rng: np.random.Generator, compute_bound: bool
 
 
 def test_brute_force_finds_nothing_better() -> None:
-    for law, batch, box, rng in some(30, 0):
+    for law, batch, box, rng in some(10, 0):
         beaten(SizeFrontier(law, batch, box), rng, compute_bound=True)
         beaten(SizeFrontier(law, 256.0, box), rng, compute_bound=True)
 
@@ -64,7 +64,7 @@ def test_brute_force_finds_nothing_better_on_a_thousand_laws() -> None:
 
 def test_the_search_finds_what_the_closed_form_knows() -> None:
     """A law of the batch size that is in truth constant takes the other road to the same place."""
-    for law, _, _, rng in some(40, 2):
+    for law, _, _, rng in some(15, 2):
         delta = 10.0 ** rng.uniform(8, 13)
         best = Allocator(law, 256.0).cheapest(delta)
         assert best is not None

@@ -55,9 +55,9 @@ def test_every_task_has_its_figures(door: Door, root: Path) -> None:
     assert len(ids) == len(set(ids))
     assert "whatever the bound" in page.words and "Batch size against" not in page.words
     assert "D*(F) is nearly F/δ, whatever the runs" in page.words and "No setting was held out" in page.words
-    assert written(door, root, "c").text == page.text
 
 
+@pytest.mark.slow
 def test_a_law_of_the_batch_size_is_drawn_and_the_line_is_not(door: Door, root: Path) -> None:
     page = written(door, root, "l")
     assert len(page.all("figure")) == 3 * (4 + 1 + 4 + 1)
@@ -65,6 +65,7 @@ def test_a_law_of_the_batch_size_is_drawn_and_the_line_is_not(door: Door, root: 
     assert "54000" in page.words or "5.4e+04" in page.words  # cartpole_swingup's own law
 
 
+@pytest.mark.slow
 def test_what_is_not_there_is_left_out_or_said(door: Door, tmp_path: Path) -> None:
     replace(CONSTANT, delta=None).write(tmp_path, "bare")
     page = written(door, tmp_path, "bare")
@@ -72,6 +73,7 @@ def test_what_is_not_there_is_left_out_or_said(door: Door, tmp_path: Path) -> No
     one = {task: {400.0: levels[400.0]} for task, levels in LAWS.items()}
     replace(CONSTANT, laws=one).write(tmp_path, "one")
     page = written(door, tmp_path, "one")
+    assert written(door, tmp_path, "one").text == page.text  # the same bytes again
     assert len(page.all("figure")) == 3 * (1 + 1 + 4) and "one threshold has a law" in page.words
     assert "R²" not in page.words
 
@@ -82,6 +84,7 @@ def test_held_out_missed_and_unfitted_settings_are_marked(door: Door, tmp_path: 
     def change(laws: dict[str, Any]) -> None:
         laws["data"][0]["points"][0] |= {"held_out": True}
         laws["data"][0]["points"][1] |= {"reached": False}
+        laws["data"][0]["points"][2] |= {"reached": False, "data": None}
         for row in laws["data"]:
             if row["task"] == "pendulum":
                 row.update(dict.fromkeys(("c", "a", "alpha", "b", "beta")))

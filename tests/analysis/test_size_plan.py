@@ -132,11 +132,11 @@ def test_what_lies_outside_is_said_and_the_box_holds(door: Door, study: Path) ->
 
 
 def test_commands_train_what_was_rounded(door: Door, study: Path) -> None:
-    found = asked(door, study, "name=l", "target=600", "compute=5e15")["answers"]
+    found = asked(door, study, "name=l", "target=600", "data=4e5")["answers"]
     assert len(found["average"]["run"]["tasks"]) == 2
     for a in found.values():
         run = a["run"]
-        assert run["width"] % 16 == 0 and run["compute"] <= 5e15 * (1 + 1e-9) and run["keeps"]
+        assert run["width"] % 16 == 0 and run["data"] <= 4e5 * (1 + 1e-9) and run["keeps"]
         assert run["compute_ratio"] == pytest.approx(run["compute"] / a["compute"])
         for row in run["tasks"]:
             start, *words = row["command"].split(" ", 3)[2:]
@@ -211,6 +211,19 @@ def test_bounds_that_a_refusal_names_can_be_kept(door: Door, study: Path) -> Non
         bound = told.split(key)[1].split(" ")[0]
         kind = words[1].split("=")[0]
         assert "average" in asked(door, study, "name=c", "target=600", f"{kind}={bound}")["answers"]
+
+
+def test_a_fit_without_a_bootstrap_is_answered_without_intervals(door: Door, tmp_path: Path) -> None:
+    CONSTANT.write(tmp_path, "plain")
+    (tmp_path / "fits/plain/laws_draws.npz").unlink()
+    for words in (("target=600", "data=3e5"), ("budget=5e16",)):
+        found = asked(door, tmp_path, "name=plain", *words)["answers"]["pendulum"]
+        assert found["draws"] == 0 and found["utd_ci95"] == [None, None] and found["utd"] > 1
+        assert door("plan", tmp_path, "name=plain", *words).returncode == 0
+    assert found["level_share"] is None and found["run"]["width"] > 0
+    path = tmp_path / "fits/plain/laws.json"
+    path.write_text(path.read_text().replace('"ci95"', '"other"'))
+    assert door("report", tmp_path, "name=plain").returncode == 0
 
 
 def test_files_of_two_fits_are_refused(door: Door, tmp_path: Path) -> None:

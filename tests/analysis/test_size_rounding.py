@@ -38,7 +38,7 @@ def ask(frontier: SizeFrontier, bound: str, share: float) -> Question:
     return Question(bound, limit, None if bound == "budget" else 500.0, 1e11)  # type: ignore[arg-type]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(laws, prices, st.sampled_from(["compute", "data", "budget"]), st.floats(0.05, 0.95))
 def test_what_is_rounded(law: SizeDataLaw, price: Price, bound: str, share: float) -> None:
     frontier = SizeFrontier(law, price, BOX)
