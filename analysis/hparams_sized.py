@@ -16,6 +16,7 @@ from analysis.curves import Reference
 from analysis.fit_door import provenance, typed_command
 from analysis.propose import VARIANTS, middle
 from analysis.records import Select, Study
+from analysis.size_laws import BATCH
 from analysis.uncertainty import Bootstrap
 from rlscale.hparams import PowerLaw
 from rlscale.typed import Mistake, typed
@@ -117,7 +118,7 @@ def show_fit(result: Mapping[str, Any]) -> None:
     for variant, laws in result["laws"].items():
         law = laws["batch_size"]
         for task in law["a"]:
-            own = [law[k][task] if isinstance(law[k], Mapping) else law[k] for k in size_batch.BATCH]
+            own = [law[k][task] if isinstance(law[k], Mapping) else law[k] for k in BATCH]
             spans = [law[f"{k}_ci95"] for k in ("alpha", "c")]
             spans = [s[task] if isinstance(s, Mapping) else s for s in spans]
             rows.append([variant, task, *own, *map(show.span, spans)])

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from analysis import compat_model_scaling, emit, show
 from analysis.curves import Reference
 from analysis.records import Study
-from analysis.size_data import AVERAGE, SizeLaws, as_public_code, errors, fit_levels, splits
+from analysis.size_data import SizeLaws, as_public_code, errors, fit_levels, splits
 from analysis.size_fits import Points, fit_size_batch
 from analysis.size_fitted import budgets
+from analysis.size_laws import AVERAGE
 from analysis.sized import Options, Settings, settings
 from analysis.uncertainty import Bootstrap, Floats
 from rlscale.spec import SPLITS

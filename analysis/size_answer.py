@@ -16,8 +16,9 @@ from analysis.model_size import quadratic
 from analysis.question import Question
 from analysis.records import Select, load
 from analysis.size_budget import beyond
-from analysis.size_fitted import AVERAGE, SizeFitted, Subject
+from analysis.size_fitted import SizeFitted, Subject
 from analysis.size_frontier import SizeFrontier, batch_size
+from analysis.size_laws import AVERAGE
 from analysis.size_question import cost, drawn
 from analysis.size_rounding import Rounded, round_batch, rounded
 from analysis.uncertainty import Floats, interval

@@ -14,12 +14,11 @@ from analysis import model_scaling
 from analysis.best import Best
 from analysis.curves import Crossings
 from analysis.size_fits import Points, draw_size_batch, fit_size_batch
-from analysis.size_laws import SizeBatchLaw
+from analysis.size_laws import BATCH, SizeBatchLaw
 from analysis.uncertainty import Bootstrap, Floats, excess_scatter, interval
 from rlscale.hparams import PowerLaw, SizeLaw, SizePowerLaw, round_batch_size, round_learning_rate
 from rlscale.typed import Mistake
 
-BATCH = ("a", "alpha", "b", "c")  # of a SizeBatchLaw, in the order of its fields
 Law = SizeLaw | PowerLaw
 
 

@@ -13,18 +13,15 @@ from analysis import model_scaling
 from analysis.curves import Track
 from analysis.fits import FEWEST_LEVELS
 from analysis.size_fits import Points, SizeFit, draw_size_data, fit_size_data
-from analysis.size_laws import SizeDataLaw
+from analysis.size_laws import AVERAGE, DATA, SizeDataLaw
 from analysis.sized import Least, Settings
 from analysis.uncertainty import Bootstrap, Floats, excess_scatter, interval
 from rlscale.typed import Mistake
 
-AVERAGE = "average"
-NAMES = ("c", "a", "alpha", "b", "beta")  # of SizeDataLaw, in the order of its fields
-
 
 @dataclass(frozen=True)
 class LevelLaw:
-    """One level's law of a task, or of the average task: `draws` [K, 5] in the order of NAMES, NaN without a law.
+    """One level's law of a task, or of the average task: `draws` [K, 5] in the order of DATA, NaN without a law.
 
     `points` are those that it was fitted to.
     """
@@ -37,7 +34,7 @@ class LevelLaw:
 
     def row(self) -> dict[str, Any]:
         """Its part of laws.json."""
-        ends = {name: interval(self.draws[:, i]) for i, name in enumerate(NAMES)}
+        ends = {name: interval(self.draws[:, i]) for i, name in enumerate(DATA)}
         return vars(self.law) | {"ci95": ends, "scatter": self.scatter, "notes": list(self.notes)}
 
 
@@ -144,7 +141,7 @@ def _fit(
     for task, points in drawn.items():
         seen = ~tasks[task].censored
         gap = np.log(tasks[task].value / fit.laws[task](points.sigma, points.n_params))[seen]
-        spread = excess_scatter(gap, np.log(points.value[seen]).var(axis=1), int(seen.sum()) - len(NAMES))
+        spread = excess_scatter(gap, np.log(points.value[seen]).var(axis=1), int(seen.sum()) - len(DATA))
         noise = bootstrap.stream(f"size/{task}/{j}").standard_normal(points.value.shape)
         noisy[task] = replace(points, value=points.value * np.exp(np.sqrt(spread) * noise))
     draws = draw_size_data(fit, tasks, noisy)
@@ -160,7 +157,7 @@ def as_public_code(found: Settings, exponents: str, least: Least, draws: int, tr
     sigma, n_params = (found.cells[c].to_numpy(float) for c in ("sigma", "n_params"))
     names = sorted(found.cells["task"].unique())
     places = {task: np.flatnonzero((found.cells["task"] == task).to_numpy()) for task in names}
-    none = np.full((draws, len(NAMES)), np.nan)
+    none = np.full((draws, len(DATA)), np.nan)
     dropped: list[tuple[str, str]] = []
     levels = range(len(found.thresholds))
 

@@ -14,12 +14,9 @@ from analysis.allocate import Box
 from analysis.fitted import read_fit
 from analysis.size_budget import drawn_batch, drawn_law, size_budget
 from analysis.size_frontier import Price, SizeFrontier
-from analysis.size_laws import SizeBatchLaw, SizeDataLaw
+from analysis.size_laws import AVERAGE, BATCH, DATA, SizeBatchLaw, SizeDataLaw
 from analysis.uncertainty import Floats
 from rlscale.typed import Mistake
-
-AVERAGE = "average"
-DATA, BATCH = ("c", "a", "alpha", "b", "beta"), ("a", "alpha", "b", "c")  # columns of the draws
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 
 from analysis.uncertainty import Floats
+
+AVERAGE = "average"  # the task that stands for all, in the place of a task's name
 
 
 @dataclass(frozen=True)
@@ -58,3 +60,7 @@ def fit_log_linear(sigma: Floats, n_params: Floats, value: Floats) -> LogLinear:
     design = np.column_stack([np.ones(len(value)), np.log(sigma), np.log(n_params)])
     intercept, by_sigma, by_size = np.linalg.lstsq(design, np.log(value), rcond=None)[0]
     return LogLinear(float(intercept), float(by_sigma), float(by_size))
+
+
+DATA = tuple(field.name for field in fields(SizeDataLaw))  # c, a, alpha, b, beta: the order of draws everywhere
+BATCH = tuple(field.name for field in fields(SizeBatchLaw))  # a, alpha, b, c

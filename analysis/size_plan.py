@@ -98,7 +98,9 @@ def _how_sure(found: Mapping[str, Any], a: Mapping[str, Any]) -> list[str]:
             lines.append(f"{what} is an end of the range that was searched, not an optimum: give a larger extend")
     if not lines:
         lines.append("interpolated: σ and N lie within what was fitted")
-    if a["answered"] < a["draws"]:
+    if not a["answered"]:
+        lines.append("no draw has an answer, so there are no intervals (a fit by compat=model_scaling has no draws)")
+    elif a["answered"] < a["draws"]:
         none = a["draws"] - a["answered"]
         lines.append(f"{none} of {a['draws']} draws have no setting within the bound; the intervals leave them out")
     if found["bound"] == "budget" and a["level_share"] is not None:

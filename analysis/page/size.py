@@ -12,7 +12,8 @@ from analysis.page.book import FRAME, reproduce
 from analysis.page.parts import Figures, anchor, esc, para, section, table
 from analysis.page.runs import left_out, remarks
 from analysis.page.style import css
-from analysis.size_fitted import AVERAGE, DATA, SizeFitted, Subject
+from analysis.size_fitted import SizeFitted, Subject
+from analysis.size_laws import AVERAGE, DATA
 
 
 def size_book(fit: SizeFitted) -> str:

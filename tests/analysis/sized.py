@@ -12,8 +12,7 @@ import numpy as np
 from analysis.allocate import Box
 from analysis.emit import to_json, to_npz
 from analysis.size_budget import size_budget
-from analysis.size_fitted import BATCH, DATA
-from analysis.size_laws import SizeBatchLaw, SizeDataLaw
+from analysis.size_laws import BATCH, DATA, SizeBatchLaw, SizeDataLaw
 from analysis.uncertainty import Floats
 
 UTDS = ("1", "2", "4", "8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from fractions import Fraction
 from typing import Any
 
@@ -11,7 +12,8 @@ import pytest
 from tests.smoke.desk import Desk
 
 # one process for all jobs: that of a size and batch size is compiled once for every σ
-SWEEP = ("-m", "sweep=quickstart-size", "hydra/launcher=basic", "budget.env_steps=3000", "hparams.batch_size=32,128")
+SWEEP = ("-m", "sweep=quickstart-size", "hydra/launcher=basic", "budget.env_steps=2400")
+PACK = ("seed=[0,1]", "hparams.batch_size=32,64")
 LEVELS = "reference.thresholds=[50,100,150]"
 
 
@@ -22,9 +24,9 @@ def test_three_widths_and_three_ratios(desk: Desk) -> None:
         found: dict[str, Any] = json.loads((desk.study / "fits" / "size" / f"{door}.json").read_text())
         return found
 
-    desk.train(*SWEEP)
+    desk.train(*SWEEP, *PACK)
     grid = desk.records()
-    assert len(grid) == 3 * 3 * 2 * 3
+    assert len(grid) == 3 * 3 * 2 * 2
     assert all(r["utd_realised"] == r["spec"]["utd"] for r in grid.values())
     sizes = {r["spec"]["algorithm"]["width"]: r["n_params"]["critic"] for r in grid.values()}
     assert sizes.keys() == {16, 32, 64} and len(set(sizes.values())) == 3
@@ -48,9 +50,9 @@ def test_three_widths_and_three_ratios(desk: Desk) -> None:
     target = rows[0]["threshold"]
     out = desk.train("name=size", f"target={target:g}", "compute=1e15", "json=true", module="analysis.plan")
     answer = json.loads(out[out.index("{") : out.rindex("}") + 1])
-    run = answer["tasks"][0]["run"]
+    run = answer["answers"]["pendulum"]["run"]
     assert run["width"] % 16 == 0 and Fraction(run["utd"]) > 0 and run["batch_size"] % 16 == 0
-    words = run["command"].replace("'", "").split()
+    words = shlex.split(run["tasks"][0]["command"])
     assert words[:3] == ["python", "-m", "rlscale.train"]
     before = desk.records()
     desk.train(*words[3:], "seed=7")
