@@ -78,6 +78,35 @@ def data(subject: Subject, rows: Sequence[Mapping[str, Any]]) -> Plate:
 
 
 @styled
+def predicted(rows: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> Plate:
+    """A panel a task: what the laws say of settings that no fit has seen against what was measured."""
+    splits = sorted({row["split"] for row in rows})
+    colours = dict(zip(splits, ordered(len(splits), "sigma"), strict=True))
+    panels, missed = [], False
+    for task in tasks:
+        mine = [row for row in rows if row["task"] == task]
+        if not mine:
+            continue
+        fig, ax = canvas(SMALL)
+        ends = [np.inf, 0.0]
+        for row in mine:
+            missed |= not row["reached"]
+            at = row["observed"] if row["reached"] else row["at_least"]
+            mark = "o" if row["reached"] else "^"
+            whisker(ax, at, row["predicted"], row["interval95"], colours[row["split"]], row["reached"], mark)
+            ends = [min(ends[0], at, row["predicted"]), max(ends[1], at, row["predicted"])]
+        line = np.array([ends[0] / 1.2, ends[1] * 1.2])
+        ax.plot(line, line, color=INK, linewidth=0.9)
+        ax.set(xlim=line, ylim=line, xlabel="measured D, env steps", ylabel="predicted D, env steps")
+        log_axis(ax, "x")
+        log_axis(ax, "y")
+        panels.append(panel(fig, task, f"Predicted against measured data of {task}, {len(mine)} points."))
+    keys = [Key(split, colours[split], "dot") for split in splits]
+    keys += [Key("not reached within", FAINT, "up")] if missed else []
+    return Plate(panels, keys, "On the line the prediction is exact.", False)
+
+
+@styled
 def best_settings(subject: Subject, budget: Mapping[str, Any] | None) -> Plate:
     """The highest level's D over (σ, N) as contours, the trained box, and where the cheapest settings lie."""
     level = max(subject.laws)

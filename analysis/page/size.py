@@ -22,7 +22,7 @@ def size_book(fit: SizeFitted) -> str:
     parts = Fit(None, fit.laws, None, None)
     chapters = {
         "Laws": [laws_table(fit), *(para(esc(why), "warn") for why in fit.without)],
-        "Predicted and obtained": held_out(fit.laws),
+        "Predicted and obtained": held_out(figures, fit.laws),
     }
     for task, subject in fit.subjects.items():
         chapters["The average task" if task == AVERAGE else task] = chapter(figures, fit, subject)
@@ -78,16 +78,31 @@ def chapter(figures: Figures, fit: SizeFitted, subject: Subject) -> list[str]:
     return [part for part in body if part] + [para(esc(note), "faint") for note in notes]
 
 
-def held_out(laws: Mapping[str, Any]) -> list[str]:
-    """What the laws predicted for settings that they had not seen, by the keys that the fit wrote."""
+def held_out(figures: Figures, laws: Mapping[str, Any]) -> list[str]:
+    """How the laws predicted settings that they had not seen: errors by split, a figure, the highest level's rows."""
     rows = laws["holdout"]
     if not rows:
         return [para("No setting was held out of this fit, so nothing here tests these laws.")]
-    keys = list(rows[0])
-    return [table("Settings that no fit saw", keys, [[_cell(row.get(k)) for k in keys] for row in rows])]
+    reached = [h for h in rows if h["reached"] and h["interval95"][0] is not None]
+    inside = sum(h["interval95"][0] <= h["observed"] <= h["interval95"][1] for h in reached)
+    errors = [
+        [split, *(_share(e["tasks"].get(t)) for t in laws["tasks"]), _share(e["mean"]), _share(e["published"])]
+        for split, e in laws["errors"].items()
+    ]
+    heads = ["runs for", *laws["tasks"], "mean", "the follow-up's text"]
+    body = [table("Mean relative error of D over settings and levels", heads, errors)]
+    if reached:
+        body.append(para(f"{inside} of {len(reached)} measured values lie inside their 95 % intervals."))
+    body.append(figures.plate(size.predicted(rows, laws["tasks"]), "Predicted against measured"))
+    last = {task: max(h["threshold"] for h in rows if h["task"] == task) for task in {h["task"] for h in rows}}
+    shown = [
+        [h["task"], h["utd"], h["width"], h["n_params"], h["split"], h["predicted"], show.span(h["interval95"]),
+         h["observed"] if h["reached"] else f"> {show.number(h['at_least'])}", _share(h["signed_error"])]
+        for h in rows if h["threshold"] == last[h["task"]]
+    ]  # fmt: skip
+    heads = ["task", "σ", "width", "N", "runs for", "predicted", "95 %", "measured", "error"]
+    return [*body, table("Settings that no fit saw, at the highest level", heads, shown)]
 
 
-def _cell(value: Any) -> Any:
-    if isinstance(value, list):
-        return show.span(value) if len(value) == 2 else str(value)
-    return str(value) if isinstance(value, dict) else value
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1%}"

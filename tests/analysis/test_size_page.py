@@ -88,13 +88,20 @@ def test_held_out_missed_and_unfitted_settings_are_marked(door: Door, tmp_path: 
         for row in laws["data"]:
             if row["task"] == "pendulum":
                 row.update(dict.fromkeys(("c", "a", "alpha", "b", "beta")))
-        laws["holdout"] = [{"task": "average", "threshold": 400.0, "utd": "1", "observed": 5.0, "interval95": [4, 6]}]
+        unseen = {"task": "cartpole_swingup", "threshold": 400.0, "utd": "1", "width": 64, "n_params": 9090.0}
+        unseen |= {"split": "interpolate", "predicted": 5.5, "interval95": [4, 6], "at_least": 9.0}
+        unseen |= {"observed": 5.0, "reached": True, "signed_error": 0.1}
+        missed = unseen | {"observed": None, "reached": False, "signed_error": None}
+        laws["holdout"] = [unseen, missed | {"split": "extrapolate"}]
+        laws["errors"] = {"interpolate": {"tasks": {"cartpole_swingup": 0.1}, "mean": 0.1, "published": 0.149}}
 
     changed(tmp_path, "marked", change)
     page = written(door, tmp_path, "marked")
     assert "held out of the law" in page.words and "not reached within" in page.words
     assert "pendulum has no law at any level" in page.words
-    assert "Settings that no fit saw" in page.words and "[4, 6]" in page.words
+    assert "Settings that no fit saw" in page.words and "[4, 6]" in page.words and "> 9" in page.words
+    assert "1 of 1 measured values lie inside their 95 % intervals" in page.words and "14.9%" in page.words
+    assert "Predicted against measured" in page.words
 
 
 def test_many_levels_are_thinned_and_both_ends_kept(tmp_path: Path) -> None:
