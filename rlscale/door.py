@@ -97,6 +97,9 @@ def sentence(error: Exception, config: str, home: Path) -> str:
     if found := re.search(r"Could not find '([^']+)'(?:.|\n)*?Available options in '[^']+':((?:\n\t.*)*)", text):
         group, _, option = found[1].rpartition("/")
         return f"{group}={option}: there is no such option; {nearest(option, found[2].split())}"
+    if found := re.search(r"Could not load '([^'/]+)/([^']+)'", text):  # one of several options in brackets
+        options = [path.stem for path in (home / found[1]).glob("*.yaml")]
+        return f"{found[1]}=[{found[2]}]: there is no such option; {nearest(found[2], options)}"
     return " ".join(text.split("\nSee ")[0].split())
 
 
