@@ -39,15 +39,22 @@ def main(cfg: DictConfig) -> None:
     columns = typed(Columns, config.columns, "columns")
     root = study_root()
     folder = root / "fits" / config.name
-    fit = read_all(root, config.name)
+    looks = read_fit(root, config.name, "diagnostics") if (folder / "diagnostics.json").exists() else None
+    fit = Fit(None, None, None, None) if looks and not fitted(folder) else read_all(root, config.name)
+    found: Sources | None = None
+    absent = ""
     try:
-        found: Sources | None = sources(root, fit, columns, show.tracked)
-        absent = ""
+        found = sources(root, fit, columns, show.tracked) if fit.parts else None
     except Mistake as mistake:  # a fit may be read where its runs are not
-        found, absent = None, str(mistake)
+        absent = str(mistake)
     path = folder / "report.html"
-    emit.write({path: book(config.name, fit, found, absent)}, replace=True)
+    emit.write({path: book(config.name, fit, found, absent, looks)}, replace=True)
     show.say(f"report: {path.resolve()}")
+
+
+def fitted(folder: Path) -> bool:
+    """Whether there is more than diagnostics.json."""
+    return any((folder / f"{part}.json").exists() for part in ("hparams", "laws"))
 
 
 def read_all(root: Path, name: str) -> Fit:

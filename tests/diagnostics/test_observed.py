@@ -8,14 +8,12 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
 
 from rlscale.cycle import Run
 from rlscale.diagnostics.asked import Diagnostics, GradientNoise, NewestTD, PassiveCritic, Validation
 from rlscale.diagnostics.observed import Watch
-from rlscale.loop import Row
 from rlscale.types import Resets
 from tests.contract.runs import MEMBERS, TASKS, Asked, real, work
 from tests.test_checkpoint import END, Done, trained
@@ -34,10 +32,10 @@ FIELDS: dict[str, dict[str, Any]] = {
 }
 
 
-def job(asked: Asked, resets: Resets = Resets(every_updates=30)) -> Run:
+def job(asked: Asked) -> Run:
     """A run with resets, of the narrow learner."""
     made = learner(asked.learner, asked.task, asked.num_envs)
-    return work(asked, algorithm=made._replace(resets=resets))
+    return work(asked, algorithm=made._replace(resets=Resets(every_updates=30)))
 
 
 @functools.cache
