@@ -33,6 +33,8 @@ def overfitting(rows: Rows) -> Plate | None:
         groups = {key: part for key, part in groups.items() if Fraction(key[1]) == least[key[0]]}
         batches = {key: {b for r in part for b in r["validation"]["batch_size"]} for key, part in groups.items()}
         groups = {key: part for key, part in groups.items() if len(batches[key]) >= 3}
+    if not groups:
+        return None
     colours = by_width(r["width"] for part in groups.values() for r in part)
     panels: list[Panel] = []
     for (task, utd, _), part in groups.items():
