@@ -30,12 +30,13 @@ class Loss:
 def late(parts: Sequence[tuple[Floats, Floats]], share: float, until: float | None) -> tuple[float, Floats]:
     """(mean over rows of the mean over seeds, mean of each seed [S]) of seeds [(env steps, values)].
 
-    Over the last `share` of what any seed logged up to `until` env steps; a seed that stopped before is not in it, and
-    all of it is NaN where none is.
+    Over the last `share` of the rows that some seed logged up to `until` env steps; a seed that stopped before is not
+    in it, and the value is NaN where none is.
     """
     parts = [(at[keep], y[keep]) for at, y in parts for keep in [np.isfinite(y) & (at <= (until or np.inf))]]
-    end = max((at[-1] for at, _ in parts if at.size), default=0.0)
-    tails = [(at[keep], y[keep]) for at, y in parts for keep in [at >= (1 - share) * end]]
+    logged = np.unique(np.concatenate([np.array([]), *(at for at, _ in parts)]))
+    first = logged[int((1 - share) * len(logged) + 1e-9)] if len(logged) else np.inf
+    tails = [(at[keep], y[keep]) for at, y in parts for keep in [at >= first]]
     tails = [(at, y) for at, y in tails if at.size]
     if not tails:
         return float("nan"), np.array([])

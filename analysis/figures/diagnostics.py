@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from analysis.figures.canvas import SMALL, Key, Panel, Plate, canvas, log_axis, panel, short, styled
 from analysis.figures.palette import INK, PAPER, ordered
@@ -46,9 +46,11 @@ def overfitting(rows: Rows) -> Plate | None:
             panels.append(_vertices(f"{task}, σ = {utd}: largest batch", points, colours))
     keys = [Key(f"width {width}", colour, "dot") for width, colour in colours.items()]
     caption = (
-        "Means over the last part of each run. A parabola of logarithms is drawn where a width was run with three "
-        "batch sizes or more; where it opens upwards its vertex (diamond) is the largest batch before the loss on "
-        "validation data rises. The bars are 95 % intervals, of resampled seeds."
+        "Means over the last part of each run, and parabolas of logarithms. Where one opens upwards its vertex "
+        "(diamond) is the largest batch before the loss rises; bars are 95 % intervals, of resampled seeds."
+        if fitted
+        else "Means over the last part of each run, at each task's lowest σ: no width was run with the three batch "
+        "sizes that a parabola needs, so none has a largest admissible batch."
     )
     return Plate(panels, keys, caption, False) if panels else None
 
@@ -82,7 +84,7 @@ def _vertices(title: str, points: Sequence[tuple[Any, ...]], colours: Mapping[in
     if len(known) > 1:
         _line(ax, np.array([w for w, _ in known], float), np.array([b for _, b in known]), INK)
     ax.set(xlabel="width of the critic", ylabel="largest admissible batch")
-    log_axis(ax, "x")
+    width_axis(ax, [int(w) for w, _ in known])
     log_axis(ax, "y")
     return panel(fig, title, "; ".join(f"width {w:g}: {short(b)}" for w, b in known))
 
@@ -107,7 +109,7 @@ def slopes(rows: Rows) -> Plate | None:
                 if len(x) > 1:
                     _line(ax, x, y, colours[width])
             ax.set(xlabel=f"{which} width", ylabel="passive validation loss")
-            log_axis(ax, "x")
+            width_axis(ax, [c[moves] for c in r["cells"]])
             log_axis(ax, "y")
             ends = r[which]["average_ci95"]
             between = f", 95 % [{ends[0]:.2f}, {ends[1]:.2f}]" if ends else ""
@@ -160,6 +162,14 @@ def by_width(widths: Any) -> dict[int, str]:
     """A colour for each width, ordered."""
     known = sorted({int(w) for w in widths})
     return dict(zip(known, ordered(len(known), "level"), strict=True))
+
+
+def width_axis(ax: Axes, widths: Sequence[int]) -> None:
+    """A log axis with ticks at the widths that were run."""
+    ax.set_xscale("log")
+    ax.xaxis.set_major_locator(FixedLocator(sorted(set(widths))))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f}"))
+    ax.xaxis.set_minor_locator(NullLocator())
 
 
 def _line(ax: Axes, x: Floats, y: Floats, colour: str) -> None:

@@ -136,7 +136,7 @@ def test_late_is_the_last_share_of_what_any_seed_logged() -> None:
     short, long = (at[:50], np.full(50, 100.0)), (at, np.where(at >= 90, 3.0, 8.0))
     gap = (at, np.where(at >= 95, 5.0, np.nan))
     value, seeds = late([short, long, gap], 0.1, None)
-    assert value == pytest.approx((5 * 3.0 + 6 * 4.0) / 11)  # rows 90 … 94 have one seed, 95 … 100 two
+    assert value == pytest.approx((4 * 3.0 + 6 * 4.0) / 10)  # rows 91 … 94 have one seed, 95 … 100 two
     assert seeds.tolist() == [3.0, 5.0]
     assert late([short, long, gap], 0.1, 50.0)[0] == pytest.approx(54.0)
     assert np.isnan(late([(at, np.full(100, np.nan))], 0.1, None)[0])
