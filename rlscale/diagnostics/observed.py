@@ -82,8 +82,7 @@ class Observed:
         )
         if validation or newest:
             self._note(self.replay_all(learners, shared=now))
-        if validation:
-            assert self.stream is not None
+        if self.stream and validation and self.stream.size(step):
             pupils = self.passive.carries if self.passive else [None] * len(learners)
             storages = [storage for storage, _ in self.stream.kept]
             carries = list(zip(learners, storages, pupils, strict=True))
@@ -205,12 +204,14 @@ class Observed:
             self._restore(saved, step)
         except checkpoint.Unusable:
             self.watch.since = step * self.executor.job.cadence.num_envs
+            if self.stream:
+                self.stream.begin_anew(step)
             said = f"its checkpoint holds no such diagnostics; they begin at step {self.watch.since:,}"
             print(f"{self.watch.label}: {said}", file=sys.stderr, flush=True)
         return exact
 
     def _restore(self, saved: Sequence[checkpoint.Arrays], step: int) -> None:
-        """Raises Unusable before anything is changed."""
+        """Raises Unusable before anything is changed that does not begin anew then."""
         if any("diagnostics['since']" not in a for a in saved):
             raise checkpoint.Unusable("it has no diagnostics")
         names = [{n for n in a if n.startswith("diagnostics['means']")} for a in saved]
@@ -226,12 +227,13 @@ class Observed:
                 raise checkpoint.Unusable("its passive critics are of other widths")
         if any(other != names[0] for other in names):
             raise checkpoint.Unusable("its members have not the same diagnostics")
+        since = max(int(a["diagnostics['since']"]) for a in saved)
         if self.stream:
-            self.stream.restore(kept, list(saved), step)
+            self.stream.restore(kept, list(saved), since // self.executor.job.cadence.num_envs, step)
         if self.passive:
             self.passive.carries = self.executor.grouped(pupils)
         self.means.restore({n.split("'")[3]: np.stack([a[n] for a in saved]) for n in names[0]})
-        self.watch.since = max(int(a["diagnostics['since']"]) for a in saved)
+        self.watch.since = since
 
     def close(self) -> None:
         if self.stream:

@@ -29,6 +29,7 @@ class Stream:
     def __init__(self, executor: Executor, every: int):
         self.executor, self.every = executor, every
         self.num_envs, self.late = executor.job.cadence.num_envs, executor.returns.n - 1
+        self.first = 0  # the vector step with which it began: later where an earlier process trained without it
         rows = self.taken(executor.job.cadence.total) * self.num_envs
         wanted = min(rows, executor.job.budget.replay_capacity or rows)
         self.capacity = ceil(wanted / self.num_envs) * self.num_envs
@@ -45,11 +46,12 @@ class Stream:
     def taken(self, step: int) -> int:
         """How many have been made before vector step number `step`."""
         warmup = self.executor.job.cadence.warmup
-        return min(step, warmup) + ceil(max(0, step - warmup) / self.every)
+        since, before = (min(t, warmup) + ceil(max(0, t - warmup) / self.every) for t in (step, self.first))
+        return since - before
 
     def size(self, step: int) -> int:
-        """Transitions kept once vector step number `step` is done."""
-        return min(max(1, self.taken(step + 1) - self.late) * self.num_envs, self.capacity)
+        """Transitions kept once vector step number `step` is done; 0 while the first return is not complete."""
+        return min(max(0, self.taken(step + 1) - self.late) * self.num_envs, self.capacity)
 
     def advance(self, step: int) -> None:
         """Vector step number `step`, if it is due."""
@@ -91,6 +93,13 @@ class Stream:
             envs = [benchmark.make(seed) for seed in seeds]
         return envs, np.stack([env.reset() for env in envs])
 
+    def begin_anew(self, step: int) -> None:
+        """Empty, from vector step number `step` on."""
+        self.close()
+        self.first = step
+        self.kept = self.executor.over_members(self.begin)(self.executor.learners)
+        self.envs, self.obs = self.fresh(step)
+
     def saved(self, m: int, step: int) -> dict[str, Any]:
         """Of member m, after `step` ≥ 1 vector steps."""
         env, (storage, window) = self.envs[m], self.executor.of_member(self.kept, m)
@@ -98,8 +107,12 @@ class Stream:
         simulator = env.state() if isinstance(env, ResumableEnv) else None
         return {"kept": (rows, window), "obs": self.obs[m], "simulator": simulator}
 
-    def restore(self, kept: list[Any], saved: list[checkpoint.Arrays], step: int) -> None:
-        """Go on with what was `kept`; environments that cannot be as they were begin episodes anew."""
+    def restore(self, kept: list[Any], saved: list[checkpoint.Arrays], first: int, step: int) -> None:
+        """Go on with what was `kept` since `first`; environments that cannot be as they were begin episodes anew.
+
+        Raises Unusable before anything is changed but `first`.
+        """
+        self.first = first
         filled = self.size(step - 1)
         if any(len(x) != filled for rows, _ in kept for x in rows):
             raise checkpoint.Unusable("its validation replay is not that of this program")
