@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from analysis.critic_losses import late, quadratic, vertex
@@ -120,6 +121,28 @@ def test_the_vertices_are_the_largest_batches(tmp_path: Path, door: Door) -> Non
     assert door("report", study, "name=grid").returncode == 0
     page = (study / "fits/grid/report.html").read_text()
     assert page.count("<svg role") == 3 and "width 512: 520" in page
+
+
+def test_this_projects_own_columns_are_read(tmp_path: Path, door: Door) -> None:
+    """Several passive critics beside one learner, each with a column; and the noise scale over training."""
+    files = {name: array for name, array in overfitted().items() if "/bs_512_" in name}
+    study = ingested(tmp_path, door, files, "mine")
+    for path in sorted((study / "runs").glob("*/curve.csv")):
+        table = pd.read_csv(path)
+        main = json.loads(path.with_name("spec.json").read_text())["spec"]["algorithm"]["width"]
+        for own in (128, 512):
+            table[f"passive_validation_critic_loss_w{own}"] = 2.0 * (main / 256) ** -0.4 * (own / 256) ** -0.2
+        table["noise_scale"] = np.where(table.index % 2, 30.0, 44.0)
+        table.to_csv(path, index=False)
+    assert door("diagnostics", study, "name=mine", "window=2").returncode == 0
+    said = found(study, "mine")
+    (row,) = said["passive"]
+    assert (row["main"]["average"], row["passive"]["average"]) == (pytest.approx(-0.4), pytest.approx(-0.2))
+    assert [(c["width"], c["passive_width"]) for c in row["cells"][:3]] == [(256, 128), (256, 512), (512, 128)]
+    assert len(said["noise"]) == 3 and all(n["noise_scale"][1:] == [37.0] * 39 for n in said["noise"])
+    assert door("report", study, "name=mine").returncode == 0
+    page = (study / "fits/mine/report.html").read_text()
+    assert "Noise scale of the critic" in page and "slope −0.40" in page
 
 
 def test_only_an_inner_least_is_a_vertex() -> None:
