@@ -27,7 +27,7 @@ test: install ## the fast tests
 	$(PY) -m pytest -m "not slow" -n 2
 
 test-slow: install ## the slow tests: real command lines, kills, engines, learners that learn
-	$(PY) -m pytest -m slow -n 2
+	$(PY) -m pytest -m slow -n 2 --durations 15
 
 test-all: install ## every test
 	$(PY) -m pytest -n 2

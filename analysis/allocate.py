@@ -12,6 +12,7 @@ same for every setting (k = 10·B).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from math import exp, inf, log, log1p
@@ -76,9 +77,15 @@ class Allocator:
         return Line(v.beta / v.alpha, log(v.a) + (log(v.alpha / v.beta) - v.beta * log(v.b)) / v.alpha)
 
     def least_compute(self, data: float) -> Setting | None:
-        """The least compute with which `data` env steps are enough; None if data ≤ c, which no setting reaches."""
+        """The least compute with which `data` env steps are enough; None if data ≤ c, which no setting reaches.
+
+        For s < 1 compute along the line has a least value: where that takes less data, using more would cost more.
+        """
         if data <= self.law.c:
             return None
+        floor = self.cheapest(0.0)
+        if floor is not None and floor.data <= data:
+            return floor
         return self._on_line(log((data / self.law.c - 1.0) / self._s))
 
     def least_data(self, bound: float) -> Setting | None:
@@ -122,9 +129,8 @@ class Allocator:
         def cost(sigma: Any, n_params: Any) -> Any:
             return (self._price * sigma * n_params + delta) * self.law(sigma, n_params)
 
-        sigmas, sizes = _ends(box.sigma), _ends(box.n_params)
-        found = [self.at(s, float(argmin_log(partial(cost, s), *sizes).item())) for s in box.sigma]
-        found += [self.at(float(argmin_log(partial(cost, n_params=n), *sigmas).item()), n) for n in box.n_params]
+        found = [self.at(s, _least(partial(cost, s), box.n_params)) for s in box.sigma]
+        found += [self.at(_least(partial(cost, n_params=n), box.sigma), n) for n in box.n_params]
         return min(found, key=lambda p: p.compute + delta * p.data)
 
     @property
@@ -171,8 +177,9 @@ def rightmost_root(slope: float, weight: float, log_h: float, level: float) -> f
     return None
 
 
-def _ends(ends: tuple[float, float]) -> tuple[Floats, Floats]:
-    return np.array([ends[0]]), np.array([ends[1]])
+def _least(cost: Callable[[Floats], Floats], ends: tuple[float, float]) -> float:
+    """Where `cost` is least between the ends, which are not passed by a rounding error."""
+    return float(np.clip(argmin_log(cost, np.array([ends[0]]), np.array([ends[1]])).item(), *ends))
 
 
 def _exp(x: float) -> float:

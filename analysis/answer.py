@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from math import ceil
 from typing import Any
@@ -100,15 +100,15 @@ def _run(
     rows = []
     for task, scale in fit.scale(j).items():
         batch, rate = settings(fit, rates, runs, task, utd, 1.0)
-        steps = whole_steps(fit, at.data * scale)
+        steps = whole_steps(fit.laws, at.data * scale)
         rows.append({"task": task, "batch_size": batch, "learning_rate": rate, "env_steps": steps,
                      "command": None if rate is None else command(fit, task, utd, batch, rate, steps)})  # fmt: skip
     return {"utd": str(utd), "data": at.data, "compute": at.compute, "tasks": rows}
 
 
-def whole_steps(fit: Fitted, data: float) -> int:
+def whole_steps(laws: Mapping[str, Any], data: float) -> int:
     """Env steps of a run that takes `data`: up to the next logging point, and past the warm-up."""
-    budget = fit.laws["provenance"]["spec"]["budget"]
+    budget = laws["provenance"]["spec"]["budget"]
     every = int(budget.get("log_every") or 1)
     return max(ceil(data / every), int(budget.get("warmup_steps") or 0) // every + 1) * every
 
@@ -120,13 +120,21 @@ def command(fit: Fitted, task: str, utd: Fraction, batch: int, rate: float, step
     if fit.settings.variant is not None and option.exists():
         words = [f"sweep=fitted/{fit.name}", *words, f"hparams.variant={fit.settings.variant}"]
     else:
-        spec, chosen = fit.laws["provenance"]["spec"], []
-        for part in ("algorithm", "benchmark", "budget"):
-            fields = {k: v for k, v in spec[part].items() if k not in ("name", "task", "env_steps")}
-            chosen += [f"{part}={spec[part]['name']}"] if "name" in spec[part] else []
-            words += [f"{part}.{k}={_typed(v)}" for k, v in fields.items()]
-        words = [*chosen, "hparams=constant", *words, f"hparams.batch_size={batch}", f"hparams.learning_rate={rate!r}"]
+        words = constant_words(fit.laws, words, batch, rate, ())
     return " ".join(["python -m rlscale.train", *map(shlex.quote, words)])
+
+
+def constant_words(
+    laws: Mapping[str, Any], words: Sequence[str], batch: int, rate: float, given: Sequence[str]
+) -> list[str]:
+    """`words` with the learner of the fit's runs, but for the fields of its spec that `words` have `given` already."""
+    spec, chosen, fields = laws["provenance"]["spec"], [], []
+    for part in ("algorithm", "benchmark", "budget"):
+        chosen += [f"{part}={spec[part]['name']}"] if "name" in spec[part] else []
+        skipped = ("name", "task", "env_steps", *given)
+        fields += [f"{part}.{k}={_typed(v)}" for k, v in spec[part].items() if k not in skipped]
+    held = [f"hparams.batch_size={batch}", f"hparams.learning_rate={rate!r}"]
+    return [*chosen, "hparams=constant", *words, *fields, *held]
 
 
 def _typed(value: Any) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,15 +13,17 @@ from analysis.curves import Crossings
 from analysis.uncertainty import Bootstrap, Floats, interval
 from rlscale.typed import Mistake
 
-OTHER = {"batch_size": "learning_rate", "learning_rate": "batch_size"}
+QUANTITIES = ("learning_rate", "batch_size")  # what a best setting is of
+OTHER = dict(zip(QUANTITIES, reversed(QUANTITIES), strict=True))
 
 
 @dataclass(frozen=True)
 class Best:
     """B̂(task, σ) or η̂(task, σ) (eqs D.1, D.4).
 
-    `table` [n]: task, utd, sigma, value, low, high (95 %), reached (something reached the level in every draw), share
-    (votes cast of the votes possible), at_low and at_high (share of votes for the grid's smallest and largest value).
+    `table` [n]: task, utd, sigma, in a study of several model sizes n_params and width, value, low, high (95 %),
+    reached (something reached the level in every draw), share (votes cast of the votes possible), at_low and at_high
+    (share of votes for the grid's smallest and largest value).
     `draws` [n, K]: the value in each bootstrap draw. `dropped`: ((task, utd), reason).
     """
 
@@ -44,13 +48,14 @@ def best(crossings: Crossings, quantity: str, threshold: str | float, average: s
     to, back = (np.log, np.exp) if average == "geometric" else (_same, _same)
     given = crossings.cells[quantity].nunique() == 1
     rows, draws, dropped = [], [], []
-    for (task, sigma, utd), at in crossings.cells.groupby(["task", "sigma", "utd"], sort=True):
+    sized = "n_params" in crossings.cells
+    keys = ["task", "sigma", "utd", *(["n_params"] if sized else [])]
+    for (task, sigma, utd, *size), at in crossings.cells.groupby(keys, sort=True):
+        where = f"{task} at σ={utd}" + "".join(f", N={n:.0f}" for n in size)
         j = level if level is not None else _reachable(crossings.point[at.index])
         groups = [g for _, g in at.groupby(OTHER[quantity], sort=True) if given or g[quantity].nunique() > 1]
         if not groups:
-            dropped.append(
-                (f"{quantity} of {task} at σ={utd}", "only one value of it was run: there is nothing to compare")
-            )
+            dropped.append((f"{quantity} of {where}", "only one value of it was run: there is nothing to compare"))
             continue
         grid = np.unique(np.concatenate([g[quantity] for g in groups]))
         votes = np.stack(
@@ -59,7 +64,7 @@ def best(crossings: Crossings, quantity: str, threshold: str | float, average: s
         cast = np.isfinite(votes)
         if not cast.any():
             reason = f"no configuration reached {crossings.thresholds[j]:g} of 1000 within its env steps"
-            dropped.append((f"{quantity} of {task} at σ={utd}", reason))
+            dropped.append((f"{quantity} of {where}", reason))
             continue
         per_draw = np.full(votes.shape[1], np.nan)
         alive = cast.any(axis=0)
@@ -69,11 +74,13 @@ def best(crossings: Crossings, quantity: str, threshold: str | float, average: s
         coarse = (np.log(grid[-1] / grid[0]) / max(1, len(grid) - 1)) ** 2 / 12
         coarse *= (1 + 1 / len(groups)) / 2  # they look for one optimum on one grid: half of their error is common
         missing = np.sqrt(max(0.0, coarse - drawn.var()))
-        drawn = drawn + missing * bootstrap.stream(f"grid/{quantity}/{task}/{utd}").standard_normal(len(drawn))
+        stream = "/".join([f"grid/{quantity}/{task}/{utd}", *(f"{n:.0f}" for n in size)])
+        drawn = drawn + missing * bootstrap.stream(stream).standard_normal(len(drawn))
         low, high = interval(np.exp(drawn[alive]))
         rows.append(
             {
                 "task": task, "utd": utd, "sigma": sigma,
+                **({"n_params": size[0], "width": at["width"].iloc[0]} if sized else {}),
                 "value": float(back(votes[cast].mean(keepdims=True))[0]), "low": low, "high": high,
                 "threshold": float(crossings.thresholds[j]), "reached": bool(alive.all()), "share": float(cast.mean()),
                 "at_low": float(np.mean(votes[cast] == to(grid[:1]))),
@@ -122,6 +129,27 @@ def baseline(crossings: Crossings, utd: str, threshold: str | float) -> pd.DataF
             winner = at.iloc[np.lexsort((mean, data))[0]]
             rows.append((task, int(winner["batch_size"]), float(winner["learning_rate"])))
     return pd.DataFrame(rows, columns=["task", "batch_size", "learning_rate"])
+
+
+def best_rows(found: Mapping[str, Best], keys: tuple[str, ...] = ("task", "utd")) -> list[dict[str, Any]]:
+    """hparams.json's `best`: the settings, told apart by `keys`, that have a best value of both quantities."""
+    rate, batch = (found[q].table.set_index(list(keys)) for q in QUANTITIES)
+    rows = []
+    for key in rate.index.intersection(batch.index, sort=False):
+        r, b = rate.loc[key], batch.loc[key]
+        rows.append(
+            {
+                **dict(zip(keys, key, strict=True)),
+                "learning_rate": r["value"], "learning_rate_ci95": [r["low"], r["high"]],
+                "batch_size": b["value"], "batch_size_ci95": [b["low"], b["high"]],
+                "reached": bool(r["reached"] and b["reached"]), "threshold": r["threshold"],
+                "share": {q: float(v["share"]) for q, v in zip(QUANTITIES, (r, b), strict=True)},
+                "at_grid_end": {
+                    q: [float(v["at_low"]), float(v["at_high"])] for q, v in zip(QUANTITIES, (r, b), strict=True)
+                },
+            }
+        )  # fmt: skip
+    return rows
 
 
 def _votes(values: Floats, data: Floats) -> Floats:

@@ -16,7 +16,8 @@ from analysis.records import Study
 from analysis.uncertainty import Bootstrap, Floats
 from rlscale.typed import Mistake
 
-CELL = ["task", "utd", "sigma", "batch_size", "learning_rate"]  # what the seeds of one configuration share
+CELL = ["task", "utd", "sigma", "batch_size", "learning_rate"]  # what the seeds of one configuration share …
+SIZED_CELL = [*CELL, "n_params"]  # … in a study of several model sizes
 LEAST_SHARED = 0.9  # of the rarest seed's steps: below that the seeds do not log at the same steps
 Track = Callable[[Iterable[Any], int, str], Iterable[Any]]  # (items, how many, label) → the same items, shown passing
 
@@ -79,8 +80,9 @@ class Curve:
 class Crossings:
     """Env steps until each threshold, for each configuration; inf = not reached within `t_max`: censored, not missing.
 
-    `cells` [n]: CELL, n_seeds, n_diverged, t_max. `thresholds` [J], `point` [n, J] from the mean over all seeds,
-    `draws` [n, K, J] from resampled seeds. `curves`: one per cell.
+    `cells` [n]: CELL, n_seeds, n_diverged, t_max; in a study of several model sizes also n_params, width and split.
+    `thresholds` [J], `point` [n, J] from the mean over all seeds, `draws` [n, K, J] from resampled seeds. `curves`: one
+    per cell.
     """
 
     cells: pd.DataFrame
@@ -203,14 +205,15 @@ def _join_cells(
     raw = study.curves[metric].to_numpy(dtype=float)
     starts = np.flatnonzero(np.append(True, ids[1:] != ids[:-1])) if len(ids) else np.empty(0, dtype=int)
     rows_of = {ids[a]: slice(a, b) for a, b in zip(starts, np.append(starts[1:], len(ids)), strict=True)}
-    runs = study.runs.sort_values([*CELL, "seed", "run_id"], ignore_index=True)
-    group = runs.groupby(CELL, sort=False).ngroup().to_numpy()
-    columns = {name: runs[name].tolist() for name in (*CELL, "run_id", "status")}
+    keys, told = (SIZED_CELL, ["width", "split"]) if study.sized else (CELL, [])
+    runs = study.runs.sort_values([*keys, "seed", "run_id"], ignore_index=True)
+    group = runs.groupby(keys, sort=False).ngroup().to_numpy()
+    columns = {name: runs[name].tolist() for name in (*keys, *told, "run_id", "status")}
     cells, dropped = [], []
     for first, last in zip(
         *(np.searchsorted(group, np.arange(group[-1] + 1), side=s) for s in ("left", "right")), strict=True
     ):
-        row = {name: columns[name][first] for name in CELL}
+        row = {name: columns[name][first] for name in (*keys, *told)}
         seeds = []
         for i in range(first, last):
             run_id, diverged = columns["run_id"][i], columns["status"][i] == "diverged"
@@ -236,7 +239,8 @@ def _join_cells(
 
 def cell_name(cell: Mapping[str, Any]) -> str:
     """The name that keys a configuration's random stream."""
+    size = f"/n_params={cell['n_params']:.0f}" if "n_params" in cell else ""
     return (
         f"task={cell['task']}/utd={cell['utd']}/batch_size={int(cell['batch_size'])}"
-        f"/learning_rate={float(cell['learning_rate'])!r}"
+        f"/learning_rate={float(cell['learning_rate'])!r}{size}"
     )

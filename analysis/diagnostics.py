@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 from analysis import emit, show
 from analysis.critic_losses import admissible, drawn, overfitting, passive_slopes
 from analysis.curve_files import read as read_curves
-from analysis.hparams import read
+from analysis.fit_door import read
 from analysis.logged import rolling_mean
 from analysis.origin import origin
 from analysis.records import Select, Study, load

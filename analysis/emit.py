@@ -130,6 +130,7 @@ def sweep_option(
     seeds: Sequence[int],
     tasks: Sequence[str],
     utds: Sequence[Fraction],
+    widths: Sequence[int] = (),
 ) -> str:
     """`study/conf/sweep/fitted/<name>.yaml`: the same learner, budget and tasks, now at the fitted laws."""
     fields = {
@@ -142,10 +143,11 @@ def sweep_option(
     }
     defaults = "".join(f"  - override /{group}: {option}\n" for group, option in chosen.items())
     body = {part: keys for part, keys in fields.items() if keys} | {"seed": list(seeds)}
+    sizes = f"      algorithm.width: {json.dumps(','.join(map(str, widths)))}\n" if widths else ""
     params = (
         "hydra:\n  sweeper:\n    params:\n"
         f"      benchmark.task: {','.join(tasks)}\n"
-        f"      utd: {json.dumps(','.join(map(str, utds)))}\n"
+        f"      utd: {json.dumps(','.join(map(str, utds)))}\n{sizes}"
     )
     # the package line must be the first of the file: after any other comment it is silently ignored
     return f"# @package _global_\n{comment(header)}defaults:\n{defaults}  - _self_\n{to_yaml(body)}{params}"

@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 
 from analysis import emit, show
 from analysis.curves import CELL, Track
-from analysis.hparams import read
+from analysis.fit_door import read
 from analysis.records import Select, Study, common_spec, load
 from rlscale.door import door
 from rlscale.store import study_root

@@ -5,33 +5,28 @@ python -m analysis.hparams name=gym-r1 select.algorithm=sac select.benchmark=gym
 
 from __future__ import annotations
 
-import hashlib
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from analysis import compat_qscaled, emit, show
-from analysis.best import Best, baseline, best
+from analysis import compat_qscaled, emit, hparams_sized, show, sized
+from analysis.best import QUANTITIES, Best, baseline, best, best_rows
 from analysis.correlation import correlation
 from analysis.curves import Crossings, Reference, Track, crossings
+from analysis.fit_door import provenance, read, reference_of, typed_command
 from analysis.fits import PowerLaws, power_laws
 from analysis.offset import as_json, offset_laws
 from analysis.propose import VARIANTS, middle, proposals, qscaled_baseline, qscaled_table, variant_laws
 from analysis.records import Select, Study, common_spec, load
 from analysis.uncertainty import Bootstrap
-from rlscale.door import CONF, door
+from rlscale.door import door
 from rlscale.store import study_root
-from rlscale.typed import Mistake, nearest, typed
-
-QUANTITIES = ("learning_rate", "batch_size")
-T = TypeVar("T")
+from rlscale.typed import Mistake, typed
 
 
 @dataclass(frozen=True)
@@ -45,7 +40,8 @@ class Config:
     threshold: Any
     average: Literal["geometric", "arithmetic"]
     law: Literal["power", "offset"]
-    compat: Literal["qscaled"] | None
+    compat: Literal["qscaled", "model_scaling"] | None
+    size: Mapping[str, Any]
     bootstrap: Mapping[str, Any]
     utd: tuple[Fraction, ...] | None
     seeds: tuple[int, ...] | None
@@ -106,6 +102,10 @@ def main(cfg: DictConfig) -> None:
     study = load(root, select)
     spec = common_spec(study)
     reference = reference_of(config.reference, spec["benchmark"]["name"])
+    if config.compat == "model_scaling" and not study.sized:
+        raise Mistake("compat=model_scaling: the selected runs have one model size, so there is no law in N; drop it")
+    if study.sized:
+        return hparams_sized.emit_fit(config, load(root, select, optional=(sized.RESET,)), spec, reference, root)
     fitted = fit(study, reference, config, show.tracked)
 
     grid = sorted(Fraction(u) for u in study.runs["utd"].unique())
@@ -134,7 +134,7 @@ def main(cfg: DictConfig) -> None:
         | {"bootstrap": dict(config.bootstrap), "spec": spec},
         "laws": laws,
         "baseline": {"utd": str(at), "pairs": base.to_dict("records")},
-        "best": _best_rows(fitted.best),
+        "best": best_rows(fitted.best),
         "correlation": correlation(fitted.best),
         "proposals": proposals(variants, utds),
         "thresholds": list(reference.thresholds),
@@ -175,51 +175,6 @@ def main(cfg: DictConfig) -> None:
     )
 
 
-def read(cls: type[T], cfg: DictConfig) -> T:
-    """The door's config as its frozen dataclass, without Hydra's own node. Raises Mistake."""
-    values = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)
-    assert isinstance(values, dict)
-    if values.get("name") == "???":
-        raise Mistake("name is not set: give the fit a name, name=gym-r1")
-    try:
-        return typed(cls, {str(k): v for k, v in values.items() if k != "hydra"}, "config")
-    except Mistake as mistake:
-        raise Mistake(str(mistake).removeprefix("config.")) from None  # a door's own keys are typed without a prefix
-
-
-def reference_of(values: Mapping[str, Any], benchmark: str) -> Reference:
-    """The reference as chosen; `auto` is the benchmark's own with the values that were set laid over it."""
-    if values.get("name") != "auto":
-        return typed(Reference, values, "reference")
-    homes = [CONF / "reference", study_root() / "conf" / "reference"]
-    found = [home / f"{benchmark}.yaml" for home in homes if (home / f"{benchmark}.yaml").is_file()]
-    if not found:
-        known = sorted(p.stem for home in homes for p in home.glob("*.yaml") if p.stem != "auto")
-        raise Mistake(f"reference=auto: there is no reference for benchmark {benchmark}; {nearest(benchmark, known)}")
-    over = {k: v for k, v in values.items() if v is not None and k != "name"}
-    merged = OmegaConf.to_container(OmegaConf.merge(OmegaConf.load(found[0]), OmegaConf.create(over)))
-    assert isinstance(merged, dict)
-    return typed(Reference, {str(k): v for k, v in merged.items()}, "reference")
-
-
-def typed_command(door: str, name: str, select: list[str]) -> str:
-    """The command line as it was typed (without `replace`), or as the config says where there was none."""
-    words = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else [f"name={name}", *select]
-    return " ".join([f"python -m analysis.{door}", *(shlex.quote(w) for w in words if not w.startswith("replace="))])
-
-
-def provenance(command: str, study: Study, select: Mapping[str, Any], reference: Reference) -> dict[str, Any]:
-    """What the fit is of: enough to read the same runs again and to see whether they are the same. No dates."""
-    ids = list(study.runs["run_id"])
-    return {
-        "command": command,
-        "select": dict(select),
-        "reference": {k: dict(v) if isinstance(v, Mapping) else v for k, v in vars(reference).items()},
-        "runs": len(ids),
-        "runs_sha256": hashlib.sha256("\n".join(ids).encode()).hexdigest(),
-    }
-
-
 def draws_of(laws: Mapping[str, tuple[PowerLaws, PowerLaws]]) -> dict[str, np.ndarray]:
     """Bootstrap draws of the laws, `<variant>/<quantity>/{slope,log_intercept}` [K, T] with tasks in `tasks` [T]."""
     arrays: dict[str, np.ndarray] = {}
@@ -229,26 +184,6 @@ def draws_of(laws: Mapping[str, tuple[PowerLaws, PowerLaws]]) -> dict[str, np.nd
             arrays[f"{variant}/{quantity}/slope"] = law.slope_draws
             arrays[f"{variant}/{quantity}/log_intercept"] = law.log_intercept_draws
     return arrays
-
-
-def _best_rows(found: Mapping[str, Best]) -> list[dict[str, Any]]:
-    rate, batch = (found[q].table.set_index(["task", "utd"]) for q in QUANTITIES)
-    rows = []
-    for task, utd in rate.index.intersection(batch.index, sort=False):
-        r, b = rate.loc[(task, utd)], batch.loc[(task, utd)]
-        rows.append(
-            {
-                "task": task, "utd": utd,
-                "learning_rate": r["value"], "learning_rate_ci95": [r["low"], r["high"]],
-                "batch_size": b["value"], "batch_size_ci95": [b["low"], b["high"]],
-                "reached": bool(r["reached"] and b["reached"]), "threshold": r["threshold"],
-                "share": {q: float(v["share"]) for q, v in zip(QUANTITIES, (r, b), strict=True)},
-                "at_grid_end": {
-                    q: [float(v["at_low"]), float(v["at_high"])] for q, v in zip(QUANTITIES, (r, b), strict=True)
-                },
-            }
-        )  # fmt: skip
-    return rows
 
 
 def _print(fitted: Fit, result: Mapping[str, Any], study: Study) -> None:

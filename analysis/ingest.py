@@ -20,10 +20,11 @@ from analysis.outside import Collection, outside, sort_out, write
 from analysis.sources import Found, Source
 from analysis.sources.archive import sha256_of
 from rlscale.door import door
+from rlscale.spec import SPLITS
 from rlscale.store import Store
 from rlscale.typed import Mistake, convert, nearest, typed
 
-KEYS = ("source", "dry", "replace")
+KEYS = ("source", "split", "dry", "replace")
 OURS = ("name", "benchmark", "algorithm")  # keys of `source` that the door reads; the rest are the source's own
 NAME = re.compile(r"[A-Za-z0-9][\w.+-]*(/[A-Za-z0-9][\w.+-]*)*")
 
@@ -39,8 +40,11 @@ def main(cfg: DictConfig) -> None:
         raise Mistake("source is not set: choose where the runs are, source=qscaled, model_scaling, csv or wandb")
     source, given = source_of(config["source"])
     dry, replace = (convert(config[key], bool, key) for key in ("dry", "replace"))
+    split = config["split"]
+    if split is not None and split not in SPLITS:
+        raise Mistake(f"split={split}: there is no such split; {nearest(str(split), SPLITS)}")
     found, dropped = source.read(show.tracked)
-    collection = collection_of(given, source)
+    collection = collection_of(given, source, split)
     if not found:
         reasons = "; ".join(f"{what}: {why}" for what, why in dropped[:3])
         raise Mistake(f"source.name={collection.name}: no run is left ({reasons or 'there was none'}); give others")
@@ -71,7 +75,7 @@ def source_of(values: Mapping[str, Any]) -> tuple[Source, dict[str, Any]]:
     return source, {key: values.get(key) for key in OURS}
 
 
-def collection_of(given: Mapping[str, Any], source: Source) -> Collection:
+def collection_of(given: Mapping[str, Any], source: Source, split: str | None) -> Collection:
     """What names this ingest: `source.name`, or the file's name without its ending."""
     path = getattr(source, "path", None)
     at = Path(path).expanduser() if path is not None else None
@@ -83,7 +87,7 @@ def collection_of(given: Mapping[str, Any], source: Source) -> Collection:
     provenance: dict[str, Any] = {"kind": kind}
     if at is not None:
         provenance |= {"file": at.name, "sha256": sha256_of(at)}
-    return Collection(str(name), words["benchmark"], words["algorithm"], provenance)
+    return Collection(str(name), words["benchmark"], words["algorithm"], split, provenance)
 
 
 def report(found: Sequence[Found], dropped: Sequence[tuple[str, str]], collection: Collection) -> None:

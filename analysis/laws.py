@@ -15,14 +15,14 @@ from typing import Any, Literal
 import numpy as np
 from omegaconf import DictConfig
 
-from analysis import compat_qscaled, compat_qscaled_laws, compat_qscaled_rows, emit, show
+from analysis import compat_qscaled, compat_qscaled_laws, compat_qscaled_rows, emit, laws_sized, show, sized
 from analysis.batch import batch_laws, one_per_cell
 from analysis.budget import Frontier
 from analysis.cheapest import budget_part
 from analysis.curves import Reference, crossings
 from analysis.data import Laws, fit_laws, predictions
+from analysis.fit_door import provenance, read, reference_of, typed_command
 from analysis.holdout import held_out
-from analysis.hparams import provenance, read, reference_of, typed_command
 from analysis.per_task import per_task
 from analysis.records import Select, Study, common_spec, load
 from analysis.uncertainty import Bootstrap, interval
@@ -47,7 +47,8 @@ class Config:
     holdout: Any
     holdout_budgets: int
     extend: float
-    compat: Literal["qscaled", "qscaled-5afa89e"] | None
+    compat: Literal["qscaled", "qscaled-5afa89e", "model_scaling"] | None
+    size: Mapping[str, Any]
     resets: float | None
     replace: bool
 
@@ -56,7 +57,7 @@ class Config:
             raise ValueError(f"holdout_budgets={self.holdout_budgets}: give a whole number from 0 up")
         if self.extend < 1:
             raise ValueError(f"extend={self.extend}: give a factor of 1 or more")
-        if self.resets is not None and (self.compat is None or self.resets <= 0):
+        if self.resets is not None and (self.compat in (None, "model_scaling") or self.resets <= 0):
             raise ValueError(f"resets={self.resets:g}: give gradient steps above 0, and with compat=qscaled only")
 
 
@@ -70,6 +71,19 @@ def main(cfg: DictConfig) -> None:
     study = load(root, select)
     spec = common_spec(study)
     reference = reference_of(config.reference, spec["benchmark"]["name"])
+    options = typed(sized.Options, config.size, "size")
+    if config.compat == "model_scaling" and not study.sized:
+        raise Mistake("compat=model_scaling: the selected runs have one model size, so there is no law in N; drop it")
+    if study.sized:
+        if config.compat not in (None, "model_scaling"):
+            raise Mistake(
+                f"compat={config.compat}: the selected runs differ in model size, which that code cannot fit; drop it, "
+                "or select runs of one size"
+            )
+        study = load(root, select, optional=(sized.RESET,))
+        made = provenance(typed_command("laws", config.name, select.as_overrides()), study, config.select, reference)
+        made |= {"metric": config.metric, "bootstrap": dict(config.bootstrap), "spec": spec}
+        return laws_sized.write(config, *laws_sized.laws(config, study, reference, options, bootstrap, made), folder)
     if config.compat is not None:
         return as_public_code(config, study, reference, bootstrap, folder)
     fitted = json.loads((folder / "hparams.json").read_text()) if (folder / "hparams.json").exists() else None

@@ -37,6 +37,7 @@ class Collection:
     name: str
     benchmark: str
     algorithm: str
+    split: str | None
     source: Mapping[str, Any]
 
 
@@ -81,7 +82,7 @@ def outside(found: Found, collection: Collection) -> Outside:
         "n_params": {"critic": n_params, "actor": None, "total": None},
         "flops_per_update": None, "wall_s": None, "status": "finished", "resumes": 0,
         "last": {name: last(found, name) for name in ("train_return", "eval_return")},
-        "asked_by": {"sweep": collection.name, "hparams": None, "overrides": []},
+        "asked_by": {"sweep": collection.name, "hparams": None, "split": collection.split, "overrides": []},
         "source": {"name": collection.name, **collection.source, "origin": found.origin, "curve_sha256": digest},
         "git": None, "versions": {}, "device": None, "pack_size": None, "started": None, "finished": None,
     }  # fmt: skip

@@ -2,6 +2,8 @@
 
 python -m analysis.plan name=gym-r1 target=700 compute=1e15      # or data=…, or budget=… delta=…
 python -m analysis.plan name=gym-r1 target=700 compute=1e15 next=16      # and the 16 runs that narrow the answer most
+
+Laws with model size (laws.json has "size": true) answer the same questions with (σ, N) for each task: see size_plan.
 """
 
 from __future__ import annotations
@@ -17,11 +19,13 @@ from omegaconf import DictConfig
 
 from analysis import emit, next_sweep, show
 from analysis.answer import answer, draws
-from analysis.fitted import Fitted, fitted, frontiers
-from analysis.hparams import read, typed_command
+from analysis.fit_door import read, typed_command
+from analysis.fitted import Fitted, fitted, frontiers, read_fit
 from analysis.next_runs import Proposal, as_json, propose
 from analysis.question import Question
 from analysis.recorded import runs_of
+from analysis.size_fitted import size_fitted
+from analysis.size_plan import planned, print_answers
 from analysis.wallclock import Clock, clock
 from rlscale.door import CONF, door
 from rlscale.store import study_root
@@ -69,6 +73,8 @@ class Config:
 
 def main(cfg: DictConfig) -> None:
     config = read(Config, cfg)
+    if read_fit(study_root(), config.name, "laws").get("size"):
+        return with_size(config)
     fit = fitted(study_root(), config.name)
     level = None if config.target is None else fit.level(config.target)
     runs = _runs(fit, needed=config.next is not None or config.delta == "measured")
@@ -96,6 +102,24 @@ def main(cfg: DictConfig) -> None:
     _print(found, fit, timed)
     if proposal is not None:
         _print_next(proposal, question, fit, option)
+
+
+def with_size(config: Config) -> None:
+    """The same questions where the laws are D(σ, N). Raises Mistake for what those cannot be asked."""
+    if config.next is not None:
+        raise Mistake(
+            f"next={config.next}: laws with model size do not propose runs yet; drop it, and run the rounded settings"
+        )
+    if config.delta == "measured":
+        raise Mistake("delta=measured: runs of several model sizes have no one δ; give a number, such as delta=1e11")
+    fit = size_fitted(study_root(), config.name)
+    delta = None if config.delta is None else float(config.delta)
+    limit = float(getattr(config, config.bound))
+    found = planned(fit, config.bound, limit, config.target, delta, config.extend)
+    if config.json:
+        show.say(emit.to_json(found).rstrip())
+    else:
+        print_answers(found, fit)
 
 
 def _runs(fit: Fitted, needed: bool) -> pd.DataFrame | None:

@@ -20,7 +20,9 @@ from rlscale.typed import Mistake, nearest
 RUN_COLUMNS = [
     "run_id", "algorithm", "benchmark", "task", "utd", "sigma", "batch_size", "learning_rate", "seed", "width",
     "status",    "n_params", "flops_per_update", "updates", "transitions", "utd_realised", "hparams", "sweep", "device",
+    "split",
 ]  # fmt: skip
+SIZE_FIELDS = ("width", "blocks", "depth", "size")  # of a learner: what may differ between runs that differ in N
 CURVE_COLUMNS = ["env_step", "train_return", "eval_return"]
 KEPT = ("finished", "diverged")
 
@@ -46,8 +48,9 @@ class Study:
     """The selected runs, sorted by run_id so that nothing depends on the order of folders.
 
     `runs`: one row per run, RUN_COLUMNS (`utd` is exact text such as "1/4", `sigma` the same as a float; `hparams` and
-    `sweep` are the option names of the first asker; a number that nobody measured is NaN). `curves`: CURVE_COLUMNS, the
-    metrics asked for, and run_id; one row per logging point, rising in env_step within a run.
+    `sweep` are the option names of the first asker, `split` the first that any named; a number that nobody measured is
+    NaN). `curves`: CURVE_COLUMNS, the metrics asked for, and run_id; one row per logging point, rising in env_step
+    within a run.
     `dropped`: run_id, reason. `specs`: run_id → the record's spec.
     """
 
@@ -56,11 +59,16 @@ class Study:
     dropped: pd.DataFrame
     specs: Mapping[str, Mapping[str, Any]]
 
+    @property
+    def sized(self) -> bool:
+        """Whether some task was run at several model sizes N, so that laws are of (σ, N)."""
+        return bool(self.runs.groupby("task")["n_params"].nunique().max() > 1)
 
-def load(root: Path, select: Select, metrics: Sequence[str] = ()) -> Study:
-    """Read the runs under `root`/runs that `select` means; `metrics` are further columns of their curves.
 
-    A metric is NaN in the runs that did not log it. Raises Mistake when there is no run, or no run with the metric.
+def load(root: Path, select: Select, metrics: Sequence[str] = (), optional: Sequence[str] = ()) -> Study:
+    """Read the runs under `root`/runs that `select` means; `metrics`, `optional` are further columns of their curves.
+
+    A column is NaN in the runs that did not log it. Raises Mistake when there is no run, or no run with the metric.
     """
     rows: list[dict[str, Any]] = []
     dropped: list[tuple[str, str]] = []
@@ -75,6 +83,7 @@ def load(root: Path, select: Select, metrics: Sequence[str] = ()) -> Study:
                 record = json.loads(file.read())
             row = _row(name, record)
             askers = list(_askers(folder, record))
+            row["split"] = next((a["split"] for a in askers if a.get("split")), None)
         except FileNotFoundError:
             dropped.append((name, "not finished: there is no record.json"))
             continue
@@ -90,7 +99,7 @@ def load(root: Path, select: Select, metrics: Sequence[str] = ()) -> Study:
         rows.append(row)
         specs[name] = record["spec"]
     files = [f"{folders[row['run_id']]}/curve.csv" for row in rows]
-    table = read(files, CURVE_COLUMNS, metrics, root / "cache" / "curves")
+    table = read(files, CURVE_COLUMNS, [*metrics, *optional], root / "cache" / "curves")
     dropped += [(rows[i]["run_id"], f"curve.csv cannot be read: {why}") for i, why in table.faults.items()]
     kept = [row for i, row in enumerate(rows) if i not in table.faults]
     if rows and not kept:
@@ -185,7 +194,8 @@ def common_spec(study: Study) -> dict[str, dict[str, Any]]:
     """What all selected runs share: ``{algorithm, benchmark (without task), budget}``.
 
     Raises Mistake naming the first key in which they differ: curves of different learners are not one law, and runs of
-    two collections may be the same runs twice.
+    two collections may be the same runs twice. Runs that differ in N may differ in what makes it: SIZE_FIELDS, which
+    are left out then where they do.
     """
     collections = sorted(
         {str(study.specs[run_id].get("source", "this study's own")) for run_id in study.runs["run_id"]}
@@ -201,7 +211,9 @@ def common_spec(study: Study) -> dict[str, dict[str, Any]]:
         keys = sorted({key for body in bodies for key in body} - ({"task"} if part == "benchmark" else set()))
         for key in keys:
             values = sorted({json.dumps(body.get(key), sort_keys=True) for body in bodies})
-            if len(values) > 1:
+            if len(values) > 1 and part == "algorithm" and key in SIZE_FIELDS and study.sized:
+                bodies[0].pop(key, None)
+            elif len(values) > 1:
                 raise Mistake(
                     f"the selected runs differ in {part}.{key} ({' and '.join(values[:3])}): "
                     "one fit needs one learner; narrow it with select.sweep, select.algorithm or select.benchmark"

@@ -15,11 +15,13 @@ from omegaconf import DictConfig
 
 from analysis import emit, show
 from analysis.blend import Draws
+from analysis.fit_door import read
 from analysis.fit_files import Fit
 from analysis.fitted import read_fit
-from analysis.hparams import read
 from analysis.page.book import book
+from analysis.page.size import size_book
 from analysis.page.sources import Sources, sources
+from analysis.size_fitted import size_fitted
 from analysis.training import Columns
 from rlscale.door import door
 from rlscale.store import study_root
@@ -40,6 +42,8 @@ def main(cfg: DictConfig) -> None:
     root = study_root()
     folder = root / "fits" / config.name
     looks = read_fit(root, config.name, "diagnostics") if (folder / "diagnostics.json").exists() else None
+    if (folder / "laws.json").exists() and read_fit(root, config.name, "laws").get("size"):
+        return written(folder / "report.html", size_book(size_fitted(root, config.name), looks))
     fit = Fit(None, None, None, None) if looks and not fitted(folder) else read_all(root, config.name)
     found: Sources | None = None
     absent = ""
@@ -47,8 +51,11 @@ def main(cfg: DictConfig) -> None:
         found = sources(root, fit, columns, show.tracked) if fit.parts else None
     except Mistake as mistake:  # a fit may be read where its runs are not
         absent = str(mistake)
-    path = folder / "report.html"
-    emit.write({path: book(config.name, fit, found, absent, looks)}, replace=True)
+    written(folder / "report.html", book(config.name, fit, found, absent, looks))
+
+
+def written(path: Path, page: str) -> None:
+    emit.write({path: page}, replace=True)
     show.say(f"report: {path.resolve()}")
 
 

@@ -8,9 +8,9 @@ shared in the units of σ and N themselves, so tasks with different grids share 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ from rlscale.typed import Mistake
 
 STARTS = 6
 MOST_EVALUATIONS = 500
+DRAW_TOLERANCE = 1e-8  # relative: a draw need not be known better
 FLOOR = 9.0  # a term of the data law may fall to e^-9 of the least data, which no run could tell from nothing
 PRECISION = 1e-6  # no curve is known better than this: keeps the errors of an exact fit above zero
 
@@ -52,7 +53,8 @@ class SizeFit(Generic[Law]):
     `loss`: summed squared error of ln value. `scatter`: its standard deviation about the laws (NaN where as many
     numbers were fitted as there are points). `agree`: share of the starts that ended within 1e-6 of the best loss.
     `standard_errors`: of exponents, and of the natural log of every other number; the latter by task where there are
-    several, as ``b[task]``. `notes`: sentences on what the points do not tell.
+    several, as ``b[task]``. `notes`: sentences on what the points do not tell. `theta`: all numbers as fitted, from
+    which draws of the same points start.
     """
 
     laws: Mapping[str, Law]
@@ -61,6 +63,7 @@ class SizeFit(Generic[Law]):
     agree: float
     standard_errors: Mapping[str, float]
     notes: tuple[str, ...]
+    theta: Floats
 
 
 def fit_size_data(tasks: Mapping[str, Points]) -> SizeFit[SizeDataLaw]:
@@ -75,6 +78,16 @@ def fit_size_data(tasks: Mapping[str, Points]) -> SizeFit[SizeDataLaw]:
 def fit_size_batch(tasks: Mapping[str, Points]) -> SizeFit[SizeBatchLaw]:
     """B*(σ, N) with alpha and c shared over `tasks`, else as `fit_size_data`."""
     return _fit(_Batch, tasks, "batch size law B*(σ, N)")
+
+
+def draw_size_data(fit: SizeFit[SizeDataLaw], tasks: Mapping[str, Points], drawn: Mapping[str, Points]) -> Floats:
+    """The same law through resampled values, `value` and `censored` [n, K]: [T, K, 5] of c, a, alpha, b, beta."""
+    return _draw(_Data, fit, tasks, drawn)
+
+
+def draw_size_batch(fit: SizeFit[SizeBatchLaw], tasks: Mapping[str, Points], drawn: Mapping[str, Points]) -> Floats:
+    """As `draw_size_data`: [T, K, 4] of a, alpha, b, c."""
+    return _draw(_Batch, fit, tasks, drawn)
 
 
 class _Family(Protocol[L_co]):
@@ -177,45 +190,79 @@ def _middle(tasks: Mapping[str, Points]) -> tuple[float, float]:
     return float(columns[0].mean()), float(columns[1].mean())
 
 
-def _fit(make: Callable[[Mapping[str, Points]], _Family[Law]], tasks: Mapping[str, Points], what: str) -> SizeFit[Law]:
-    _check(tasks, what)
-    family: _Family[Law] = make(tasks)
-    count = len(family.own_names)
-    names = [*family.shared_names]
-    for task in tasks:
-        names += [f"{name}[{task}]" if len(tasks) > 1 else name for name in family.own_names]
-    own = {task: slice(2 + count * i, 2 + count * (i + 1)) for i, task in enumerate(tasks)}
-    low, high = np.array([*family.shared_bounds, *family.own_bounds * len(tasks)]).T
+class _Problem(Generic[Law]):
+    """A family on the points of some tasks: residuals of all its numbers at once, and the least squares of them."""
 
-    def evaluate(theta: Floats) -> tuple[Floats, Floats]:
+    def __init__(self, make: Callable[[Mapping[str, Points]], _Family[Law]], tasks: Mapping[str, Points]):
+        self.family: _Family[Law] = make(tasks)
+        self.tasks = tasks
+        count = len(self.family.own_names)
+        self.own = {task: slice(2 + count * i, 2 + count * (i + 1)) for i, task in enumerate(tasks)}
+        bounds = (*self.family.shared_bounds, *self.family.own_bounds * len(tasks))
+        self.low, self.high = np.array(bounds).T
+
+    def names(self) -> list[str]:
+        names = [*self.family.shared_names]
+        for task in self.tasks:
+            names += [f"{name}[{task}]" if len(self.tasks) > 1 else name for name in self.family.own_names]
+        return names
+
+    def evaluate(self, theta: Floats, tasks: Mapping[str, Points]) -> tuple[Floats, Floats]:
         """Residuals of ln value [n], and their gradient [n, P]; both 0 where a censored point lies below the law."""
         residuals, gradients = [], []
         for task, points in tasks.items():
-            value, slopes = family.terms(theta[:2], theta[own[task]], points)
+            value, slopes = self.family.terms(theta[:2], theta[self.own[task]], points)
             gap = value - np.log(points.value)
             on = ~(points.censored & (gap > 0))
             gradient = np.zeros((len(gap), len(theta)))
-            gradient[:, :2], gradient[:, own[task]] = slopes[:, :2], slopes[:, 2:]
+            gradient[:, :2], gradient[:, self.own[task]] = slopes[:, :2], slopes[:, 2:]
             residuals.append(gap * on)
             gradients.append(gradient * on[:, None])
         return np.concatenate(residuals), np.concatenate(gradients)
 
+    def solve(self, start: Floats, tasks: Mapping[str, Points], tolerance: float) -> Any:
+        """SciPy's result of one start."""
+        return least_squares(
+            lambda theta: self.evaluate(theta, tasks)[0],
+            np.clip(start, self.low + 1e-9, self.high - 1e-9), jac=lambda theta: self.evaluate(theta, tasks)[1],
+            bounds=(self.low, self.high), x_scale="jac",
+            ftol=tolerance, xtol=tolerance, gtol=tolerance, max_nfev=MOST_EVALUATIONS,
+        )  # fmt: skip
+
+    def laws(self, theta: Floats) -> dict[str, Law]:
+        return {task: self.family.law(theta[:2], theta[at]) for task, at in self.own.items()}
+
+
+def _draw(
+    make: Callable[[Mapping[str, Points]], _Family[Law]],
+    fit: SizeFit[Law],
+    tasks: Mapping[str, Points],
+    drawn: Mapping[str, Points],
+) -> Floats:
+    problem: _Problem[Law] = _Problem(make, tasks)
+    count = next(iter(drawn.values())).value.shape[1]
+    found = []
+    for k in range(count):
+        points = {t: replace(p, value=p.value[:, k], censored=p.censored[:, k]) for t, p in drawn.items()}
+        laws = problem.laws(problem.solve(fit.theta, points, DRAW_TOLERANCE).x)
+        found.append([list(vars(laws[task]).values()) for task in tasks])
+    return np.asarray(np.swapaxes(np.array(found), 0, 1))
+
+
+def _fit(make: Callable[[Mapping[str, Points]], _Family[Law]], tasks: Mapping[str, Points], what: str) -> SizeFit[Law]:
+    _check(tasks, what)
+    problem: _Problem[Law] = _Problem(make, tasks)
+    names, low, high = problem.names(), problem.low, problem.high
     starts = []
-    for exponents in product(*family.shared_grid):
+    for exponents in product(*problem.family.shared_grid):
         shared: Floats = np.array(exponents)
-        start = np.concatenate([shared, *(family.start(shared, points) for points in tasks.values())])
+        start = np.concatenate([shared, *(problem.family.start(shared, points) for points in tasks.values())])
         starts.append(np.clip(start, low + 1e-9, high - 1e-9))
-    starts.sort(key=lambda theta: float((evaluate(theta)[0] ** 2).sum()))
-    ends = [
-        least_squares(
-            lambda theta: evaluate(theta)[0], start, jac=lambda theta: evaluate(theta)[1], bounds=(low, high),
-            x_scale="jac", ftol=1e-12, xtol=1e-12, gtol=1e-12, max_nfev=MOST_EVALUATIONS,
-        )
-        for start in starts[:STARTS]
-    ]  # fmt: skip
+    starts.sort(key=lambda theta: float((problem.evaluate(theta, tasks)[0] ** 2).sum()))
+    ends = [problem.solve(start, tasks, 1e-12) for start in starts[:STARTS]]
     losses = 2.0 * np.array([end.cost for end in ends])
     best, loss = ends[int(losses.argmin())], float(losses.min())
-    theta, jacobian = best.x, evaluate(best.x)[1]
+    theta, jacobian = best.x, problem.evaluate(best.x, tasks)[1]
     spare = int(jacobian.any(axis=1).sum()) - len(theta)
     scatter = float(np.sqrt(loss / spare)) if spare > 0 else float("nan")
     errors = _standard_errors(jacobian, scatter)
@@ -233,8 +280,8 @@ def _fit(make: Callable[[Mapping[str, Points]], _Family[Law]], tasks: Mapping[st
         # an exponent whose 95 % interval holds 0, or a number that may well be e times larger or smaller
         elif errors[k] > (abs(theta[k]) / 2 if k < 2 else 1.0):
             notes.append(f"{name} is hardly identified (standard error {errors[k]:.2g}): trust predictions, not it")
-    laws = {task: family.law(theta[:2], theta[at]) for task, at in own.items()}
-    return SizeFit(laws, loss, scatter, agree, dict(zip(names, errors, strict=True)), tuple(notes))
+    errors_by_name = dict(zip(names, errors, strict=True))
+    return SizeFit(problem.laws(theta), loss, scatter, agree, errors_by_name, tuple(notes), theta)
 
 
 def _standard_errors(jacobian: Floats, scatter: float) -> list[float]:

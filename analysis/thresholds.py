@@ -47,6 +47,22 @@ class Manual:
 
 
 @dataclass(frozen=True)
+class Even:
+    """`count` even levels between two that a person gave, the lowest and the highest of each task."""
+
+    by_task: Mapping[str, tuple[float, float]]
+    count: int
+
+    def __post_init__(self) -> None:
+        _check_count(self.count)
+
+    def levels(self, finals: pd.DataFrame) -> dict[str, Floats]:
+        """Those of the tasks in `finals`."""
+        ends = {str(t): _of(self.by_task, t, "by_task") for t in sorted(set(finals["task"]))}
+        return _even({t: low for t, (low, _) in ends.items()}, {t: high for t, (_, high) in ends.items()}, self.count)
+
+
+@dataclass(frozen=True)
 class QuantileRule:
     """`count` even levels from `lowest` to `factor` of the `quantile` over all runs, rounded down to a `multiple`.
 

@@ -187,7 +187,8 @@ class Planned(Launcher):
                     finished, queued = len(jobs) - len(waiting) - len(running), len(running) - len(begun)
                     note = f"{finished} of {len(jobs)} jobs, {len(begun)} running"
                     note += f", {queued} queued" if queued else ""
-                    meter.update(1 - sum(left) / total, note, eta(looked - started, total, left, engine.workers))
+                    done = max(0.0, 1 - sum(left) / total)  # a sum of the parts may be a hair above the total
+                    meter.update(done, note, eta(looked - started, total, left, engine.workers))
         if not self.wait:
             held = f", {counted(len(waiting), 'job')} left to another sweep that is at work on them" if waiting else ""
             print(f"sweep: {counted(len(running), 'job')} submitted{held}; their logs: {folder}", file=sys.stderr)

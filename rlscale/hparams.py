@@ -1,18 +1,20 @@
-"""How batch size B and learning rate η follow from (σ, task): constants, power laws, published tables.
+"""How batch size B and learning rate η follow from (σ, task) or (σ, N, task): constants, laws, published tables.
 
-A job evaluates its `hparams` option at its own σ and task, so a fitted sweep is one command line. B is rounded to a
-multiple of 16 (at least 16) and η to three significant digits, as in the papers' tables; the rounding also keeps a
-run's identity independent of the last bit of a machine's ``pow``.
+A job evaluates its `hparams` option at its own σ, task and N (the critics' parameters), so a fitted sweep is one
+command line. B is rounded to a multiple of 16 (at least 16) and η to three significant digits, as in the papers'
+tables; the rounding also keeps a run's identity independent of the last bit of a machine's ``pow``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from fractions import Fraction
 from typing import Any
 
 from rlscale.typed import Mistake, convert, nearest, typed
+
+Size = Callable[[], float] | None  # what tells N, asked only by a law that needs it; None where there is no learner
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class Constant:
     batch_size: Any
     learning_rate: Any
 
-    def batch(self, utd: Fraction, task: str) -> int:
+    def batch(self, utd: Fraction, task: str, n_params: Size = None) -> int:
         if isinstance(self.batch_size, list | tuple):
             values = ",".join(map(str, self.batch_size))
             raise Mistake(
@@ -31,7 +33,7 @@ class Constant:
             )
         return int(convert(self.batch_size, int, "hparams.batch_size"))
 
-    def rates(self, utd: Fraction, task: str) -> tuple[float, ...]:
+    def rates(self, utd: Fraction, task: str, n_params: Size = None) -> tuple[float, ...]:
         values = self.learning_rate if isinstance(self.learning_rate, list | tuple) else [self.learning_rate]
         return tuple(float(convert(v, float, "hparams.learning_rate")) for v in values)
 
@@ -64,6 +66,37 @@ class OffsetLaw(PowerLaw):
 
 
 @dataclass(frozen=True)
+class SizeLaw:
+    """B*(σ, N) = a[task] / (σ^alpha · (1 + (b[task]/N)^c)) (follow-up 6.1); exponents may differ between tasks."""
+
+    a: Mapping[str, float]
+    alpha: float | Mapping[str, float]
+    b: Mapping[str, float]
+    c: float | Mapping[str, float]
+
+    def __call__(self, utd: Fraction | float, task: str, n_params: float) -> float:
+        alpha, c = (x[task] if isinstance(x, Mapping) else x for x in (self.alpha, self.c))
+        return float(self.a[task] / (float(utd) ** alpha * (1.0 + (self.b[task] / n_params) ** c)))
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        return tuple(
+            task for task in self.a if all(not isinstance(x, Mapping) or task in x for x in vars(self).values())
+        )
+
+
+@dataclass(frozen=True)
+class SizePowerLaw(PowerLaw):
+    """value(σ, N) = intercept[task] · σ^exponent · N^size_exponent."""
+
+    size_exponent: float | Mapping[str, float]
+
+    def __call__(self, utd: Fraction | float, task: str, n_params: float = 1.0) -> float:
+        by_size = self.size_exponent[task] if isinstance(self.size_exponent, Mapping) else self.size_exponent
+        return float(super().__call__(utd, task) * n_params**by_size)
+
+
+@dataclass(frozen=True)
 class Table:
     """value(σ) read from a published table; a σ that the table lacks is an error."""
 
@@ -88,20 +121,28 @@ class Laws:
     variant: str
     variants: Mapping[str, Mapping[str, Mapping[str, Any]]]
 
-    def batch(self, utd: Fraction, task: str) -> int:
-        return round_batch_size(self._law("batch_size", task)(utd, task))
+    def batch(self, utd: Fraction, task: str, n_params: Size = None) -> int:
+        return round_batch_size(self._value("batch_size", utd, task, n_params))
 
-    def rates(self, utd: Fraction, task: str) -> tuple[float, ...]:
-        return (round_learning_rate(self._law("learning_rate", task)(utd, task)),)
+    def rates(self, utd: Fraction, task: str, n_params: Size = None) -> tuple[float, ...]:
+        return (round_learning_rate(self._value("learning_rate", utd, task, n_params)),)
 
-    def _law(self, quantity: str, task: str) -> PowerLaw | Table:
+    def _value(self, quantity: str, utd: Fraction, task: str, n_params: Size) -> float:
+        law = self._law(quantity, task)
+        if not isinstance(law, SizeLaw | SizePowerLaw):
+            return law(utd, task)
+        if n_params is None:
+            raise Mistake(f"hparams.variants.{self.variant}.{quantity} is a law in model size: give the learner's N")
+        return law(utd, task, float(n_params()))
+
+    def _law(self, quantity: str, task: str) -> PowerLaw | SizeLaw | Table:
         if self.variant not in self.variants:
             raise Mistake(f"hparams.variant={self.variant}: no such variant; {nearest(self.variant, self.variants)}")
         where = f"hparams.variants.{self.variant}.{quantity}"
         entry = self.variants[self.variant].get(quantity)
         if entry is None:
             raise Mistake(f"{where} is not set: give it an exponent and an intercept for each task, or a table")
-        law: PowerLaw | Table = (
+        law: PowerLaw | SizeLaw | Table = (
             typed(Table, entry, where) if "table" in entry else typed(law_class(entry), entry, where)
         )
         if task not in law.tasks:
@@ -112,14 +153,23 @@ class Laws:
         return law
 
 
-def law_class(entry: Mapping[str, Any]) -> type[PowerLaw]:
+def law_class(entry: Mapping[str, Any]) -> type[PowerLaw | SizeLaw]:
     """Which law the keys of an option, or of a fit's JSON, describe."""
+    if "alpha" in entry or "size_exponent" in entry:
+        return SizeLaw if "alpha" in entry else SizePowerLaw
     return OffsetLaw if "offset" in entry else PowerLaw
 
 
 def read_law(entry: Mapping[str, Any]) -> PowerLaw:
-    """The law that a fit's JSON describes; keys that are not the law's own (its intervals) are passed over."""
+    """The law of σ that a fit's JSON describes; keys that are not the law's own (its intervals) are passed over.
+
+    Raises Mistake if it is one of model size.
+    """
     cls = law_class(entry)
+    if not issubclass(cls, PowerLaw):
+        raise Mistake(
+            "this fit's laws are of σ and model size, and the selected runs have one size: choose another fit"
+        )
     return cls(**{f.name: entry[f.name] for f in fields(cls)})
 
 

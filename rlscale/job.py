@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from rlscale.cadence import Cadence, schedule
 from rlscale.diagnostics.asked import Diagnostics
 from rlscale.sinks import Wandb
-from rlscale.spec import Budget, Member, RunSpec, run_id
+from rlscale.spec import SPLITS, Budget, Member, RunSpec, run_id
 from rlscale.store import Store
 from rlscale.typed import Mistake, convert, nearest, typed
 
@@ -34,6 +34,7 @@ KEYS = {
     "diagnostics",
     "utd",
     "seed",
+    "split",
     "dry",
 }
 # For estimates before any run of a study is there to go by: a plain CPU core, and what a step costs beside updates.
@@ -207,15 +208,24 @@ def job_from(config: Mapping[str, Any], choices: Mapping[str, Any], overrides: S
     if utd <= 0:
         raise Mistake(f"utd={utd}: the updates-to-data ratio must be above 0; give one such as 1/4 or 2")
     benchmark.spec()  # raises if there is no such task
-    spec = RunSpec(asdict(algorithm), asdict(benchmark), utd, hparams.batch(utd, benchmark.task), budget)
+
+    def n_params() -> int:
+        env = benchmark.spec()._replace(num_envs=benchmark.num_envs)
+        return int(algorithm.make(env, utd, 1).n_params["critic"])  # the same for every batch size
+
+    batch_size = hparams.batch(utd, benchmark.task, n_params)
+    spec = RunSpec(asdict(algorithm), asdict(benchmark), utd, batch_size, budget)
     seeds = config["seed"] if isinstance(config["seed"], list) else [config["seed"]]
-    rates = hparams.rates(utd, benchmark.task)
+    rates = hparams.rates(utd, benchmark.task, n_params)
     members = tuple(typed(Member, {"seed": s, "learning_rate": r}, "member") for r in rates for s in seeds)
     if not members:
         raise Mistake(f"seed={config['seed']}: there is nothing to train; give at least one seed and one learning rate")
     if len(set(members)) < len(members):
         raise Mistake(f"seed={config['seed']}: a member is asked for twice; give each seed and learning rate once")
-    asked_by = {"sweep": choices.get("sweep"), "hparams": choices.get("hparams"), "overrides": list(overrides)}
+    if (split := config["split"]) is not None and split not in SPLITS:
+        raise Mistake(f"split={split}: there is no such split; {nearest(str(split), SPLITS)}")
+    asked_by = {"sweep": choices.get("sweep"), "hparams": choices.get("hparams"), "split": split}
+    asked_by["overrides"] = list(overrides)
     keep, dry = typed(Checkpoint, config["checkpoint"], "checkpoint"), convert(config["dry"], bool, "dry")
     looks = dict.fromkeys((f.name for f in fields(Diagnostics)), None) | dict(config.get("diagnostics") or {})
     diagnostics = typed(Diagnostics, looks, "diagnostics")

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from fractions import Fraction
 from typing import Any
 
+SPLITS = ("fit", "interpolate", "extrapolate", "baseline")  # what a sweep's runs are for
 SPEC_VERSION = 1  # part of every run_id: raise it when the same spec would no longer give the same run
 
 

@@ -19,12 +19,15 @@ PAIRS = {PAPER: "#14171a", INK: "#e8eaed", FAINT: "#9aa2ac", GRID: "#2c3137", AC
 TASKS = ["#0068a8", "#c0560a", "#00805c", "#b0458c", "#8a6d00", "#4a5058", "#8f2323", "#5d49b8"]
 TASKS_DARK = ["#56b4e9", "#f0924a", "#2fc39a", "#e08fc0", "#e6c84a", "#c3c9d0", "#e77f7f", "#a99bf0"]
 STEPS = 120  # a ramp has so many colours to choose from
-RAMPS = {"sigma": ("plasma", (0.0, 0.86), (0.22, 1.0)), "level": ("viridis", (0.02, 0.86), (0.3, 1.0))}
+RAMPS = {
+    "sigma": ("plasma", (0.0, 0.86), (0.22, 1.0)), "level": ("viridis", (0.02, 0.86), (0.3, 1.0)),
+    "size": ("cividis", (0.0, 0.8), (0.35, 1.0)),
+}  # fmt: skip
 CONTRAST = 3.0
 
 
 def ordered(count: int, ramp: str) -> list[str]:
-    """`count` colours in order, for light paper; `ramp` is "sigma" or "level" so that the two are never confused."""
+    """`count` colours in order, for light paper; `ramp`: sigma, level or size, never to be confused."""
     places = np.linspace(0, STEPS - 1, count).round().astype(int) if count > 1 else [STEPS // 3]
     return [LIGHT[ramp][i] for i in places]
 

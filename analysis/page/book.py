@@ -35,7 +35,7 @@ FRAME = """<!doctype html>
 PACKAGES = ("numpy", "scipy", "pandas", "matplotlib")
 
 
-def book(name: str, fit: Fit, found: Sources | None, absent: str, looks: Mapping[str, Any] | None = None) -> str:
+def book(name: str, fit: Fit, found: Sources | None, absent: str, looks: Mapping[str, Any] | None) -> str:
     """The page. `found` is None where the runs could not be read; `absent` then says why. `looks`: diagnostics.json."""
     figures = Figures()
     if not fit.parts:

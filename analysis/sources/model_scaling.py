@@ -63,6 +63,7 @@ class ModelScaling:
     step_every: int
     batch_size: int | None
     learning_rate: float | None
+    n_params: Mapping[str, int] | None
 
     def __post_init__(self) -> None:
         check_rows(self.first_step, self.step_every)
@@ -143,6 +144,11 @@ class ModelScaling:
             fields["size"] = word["size"]
         if word.get("rest") is not None:
             fields |= _rest(word["rest"])
+        if "n_params" not in fields and self.n_params is not None:
+            size = word.get("size") or str(fields["width"])
+            if size not in self.n_params:
+                raise Mistake(f"source.n_params: {file} has a size {size} and this does not list it; add {size}: N")
+            fields["n_params"] = self.n_params[size]
         utd = Fraction(word["utd"])
         if not (utd > 0 and batch > 0 and 0 < rate < 1e6):
             raise Mistake(f"{file}: {member} has σ = {utd}, B = {batch}, η = {rate}; all three must be above 0")

@@ -84,6 +84,7 @@ def write_run(
     status: str = "finished",
     width: int = 64,
     log_every: int | None = None,
+    critic: int = 9218,
 ) -> Path:
     """One run folder as rlscale.store leaves it."""
     budget = Budget(env_steps, 500, log_every or int(steps[0]), None, 0, None)
@@ -105,7 +106,7 @@ def write_run(
         "transitions": env_steps,
         "updates": int((env_steps - 500) * sigma),
         "utd_realised": utd,
-        "n_params": {"critic": 9218, "actor": 4610, "total": 13828},
+        "n_params": {"critic": critic, "actor": 4610, "total": critic + 4610},
         "flops_per_update": 1e6,
         "wall_s": 1.0,
         "status": status,
@@ -120,3 +121,67 @@ def write_run(
     (folder / "curve.csv").write_text("\n".join(lines) + "\n")
     (folder / "record.json").write_text(json.dumps(record))
     return folder
+
+
+# N of a double critic by width: an exact quadratic, as every network has
+def critic_size(width: int) -> int:
+    return 2 * (2 * width**2 + 9 * width + 1)
+
+
+@dataclass(frozen=True)
+class SizeWorld:
+    """Tasks with a D_J(σ, N) each, at level 700 and the best batch size, and a B*(σ, N) of their own."""
+
+    # c, a, alpha, b, beta, and of the batch law a, alpha, b, c
+    data: dict[str, tuple[float, ...]] = field(
+        default_factory=lambda: {
+            "pendulum": (4000.0, 1.0, 0.8, 6000.0, 1.0),
+            "cartpole_swingup": (7000.0, 1.6, 0.8, 3000.0, 1.0),
+        }
+    )
+    batch: dict[str, tuple[float, ...]] = field(
+        default_factory=lambda: {"pendulum": (600.0, 0.4, 9000.0, 0.8), "cartpole_swingup": (200.0, 0.4, 2000.0, 0.8)}
+    )
+    utds: tuple[str, ...] = ("1/2", "1", "2", "4")
+    widths: tuple[int, ...] = (16, 32, 64, 128)
+    batch_sizes: tuple[int, ...] = (32, 64, 128, 256, 512)
+    seeds: int = 4
+    env_steps: int = 60000
+    log_every: int = 250
+    noise: float = 0.05
+
+    def data_law(self, task: str, utd: str, width: int) -> float:
+        c, a, alpha, b, beta = self.data[task]
+        return c * (1 + (a / float(Fraction(utd))) ** alpha + (b / critic_size(width)) ** beta)
+
+    def batch_law(self, task: str, utd: str, width: int) -> float:
+        a, alpha, b, c = self.batch[task]
+        return a / (float(Fraction(utd)) ** alpha * (1 + (b / critic_size(width)) ** c))
+
+    def write_grid(self, root: Path) -> None:
+        for task in self.data:
+            for utd in self.utds:
+                for width in self.widths:
+                    for batch in self.batch_sizes:
+                        self.write_cell(root, task, utd, width, batch, {"hparams": "constant", "sweep": "grid"})
+
+    def write_fitted(self, root: Path, **asked: Any) -> None:
+        """One batch size for each setting: the law's own."""
+        for task in self.data:
+            for utd in self.utds:
+                for width in self.widths:
+                    batch = max(16, 16 * round(self.batch_law(task, utd, width) / 16))
+                    self.write_cell(root, task, utd, width, batch, {"hparams": "fitted/size", "sweep": None} | asked)
+
+    def write_cell(self, root: Path, task: str, utd: str, width: int, batch: int, asked: dict[str, Any]) -> None:
+        off = np.log2(batch / self.batch_law(task, utd, width)) ** 2
+        data = self.data_law(task, utd, width) * (1 + 0.12 * off)
+        for seed in range(self.seeds):
+            rng = np.random.default_rng(np.random.SeedSequence([seed, batch, width, *map(ord, task + utd)]))
+            mine = data * np.exp(self.noise * rng.standard_normal())
+            steps = np.arange(self.log_every, self.env_steps + 1, self.log_every)
+            value = np.minimum(1000.0, 700.0 * (steps / mine) ** (1 / 1.5)) + 5 * rng.standard_normal(len(steps))
+            write_run(
+                root, task, utd, batch, 3e-4, seed, steps, raw(task, value), asked, self.env_steps,
+                width=width, critic=critic_size(width),
+            )  # fmt: skip

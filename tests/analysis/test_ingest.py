@@ -85,7 +85,7 @@ def test_a_record_says_where_it_came_from(tmp_path: Path, door: Door) -> None:
     )
     unknown = ("updates", "utd_realised", "flops_per_update", "wall_s", "git", "device", "started", "finished")
     assert [record[name] for name in unknown] == [None] * len(unknown)
-    assert record["asked_by"] == {"sweep": "sweep", "hparams": None, "overrides": []}
+    assert record["asked_by"] == {"sweep": "sweep", "hparams": None, "split": None, "overrides": []}
     folder = tmp_path / "runs" / record["run_id"]
     assert {p.name for p in folder.iterdir()} == {"spec.json", "curve.csv", "record.json"}
     identity = {key: record[key] for key in ("spec_version", "spec", "member")}
@@ -148,9 +148,9 @@ def test_an_outside_run_is_never_one_of_ours(tmp_path: Path) -> None:
     """Its hashed spec has a key that no spec of ours can have."""
     path = zip_of(tmp_path / "a.zip", qscaled())
     found, _ = QScaled(str(path), None, "train_return", "auto", 5000, 1000).read(lambda items, _n, _label: items)
-    names = {outside(run, Collection(name, "dmc", "bro", {})).run_id for run in found for name in ("a", "b")}
+    names = {outside(run, Collection(name, "dmc", "bro", None, {})).run_id for run in found for name in ("a", "b")}
     assert len(names) == 2 * len(found)
-    spec = json.loads(outside(found[0], Collection("a", "dmc", "bro", {})).files["spec.json"])["spec"]
+    spec = json.loads(outside(found[0], Collection("a", "dmc", "bro", None, {})).files["spec.json"])["spec"]
     assert set(spec) - {"algorithm", "benchmark", "utd", "batch_size", "budget"} == {"source"}
 
 
@@ -159,7 +159,7 @@ def test_a_run_that_cannot_be_is_refused(tmp_path: Path) -> None:
     found, _ = QScaled(str(path), None, "train_return", "auto", 5000, 1000).read(lambda items, _n, _label: items)
     for harm in ({"seed": -1}, {"utd": Fraction(0)}, {"batch_size": 0}, {"learning_rate": 0.0}, {"task": " "}):
         with pytest.raises(Mistake, match=r"^utd_1/a/r/bs_32_lr_3e-4\.npy, column 1"):
-            outside(type(found[0])(**(vars(found[0]) | harm)), Collection("a", "dmc", "bro", {}))
+            outside(type(found[0])(**(vars(found[0]) | harm)), Collection("a", "dmc", "bro", None, {}))
 
 
 def test_odd_rows_are_mended_and_said(tmp_path: Path, door: Door) -> None:
@@ -270,7 +270,7 @@ def test_a_kill_leaves_whole_runs_or_none(tmp_path: Path, door: Door, delay: flo
         "import sys; from pathlib import Path; from analysis.outside import *; from analysis.sources.qscaled import *\n"
         "from rlscale.store import Store; track = lambda items, n, label: items\n"
         f"found, _ = QScaled({str(path)!r}, None, 'train_return', 'auto', 5000, 1000).read(track)\n"
-        "runs = [outside(f, Collection('a', 'dmc', 'bro', {'kind': 'qscaled', 'file': 'a.zip'})) for f in found]\n"
+        "runs = [outside(f, Collection('a', 'dmc', 'bro', None, {'kind': 'qscaled'})) for f in found]\n"
         f"print('ready', flush=True); write(runs, Store(Path({str(root)!r})), track)"
     )
     process = subprocess.Popen([sys.executable, "-c", code], cwd=REPO, stdout=subprocess.PIPE)

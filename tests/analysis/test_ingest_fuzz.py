@@ -40,7 +40,7 @@ def read(path: Path, kind: str) -> list[Found]:
     if kind == "qscaled":
         source: Any = QScaled(str(path), None, "train_return", "auto", 5000, 1000)
     else:
-        source = ModelScaling(str(path), None, "eval_return", "auto", 25000, 25000, 128, 3e-4)
+        source = ModelScaling(str(path), None, "eval_return", "auto", 25000, 25000, 128, 3e-4, None)
     found, dropped = source.read(lambda items, _n, _label: items)
     for run in found:
         steps = run.curve["env_step"].to_numpy()
@@ -48,7 +48,7 @@ def read(path: Path, kind: str) -> list[Found]:
         assert run.utd > 0 and run.batch_size > 0 and run.learning_rate > 0 and run.seed >= 0
         assert not np.isinf(run.curve.to_numpy(dtype=float)).any()
     assert all(what and why for what, why in dropped)
-    runs = [outside(run, Collection("a", "dmc", "bro", {})) for run in found]
+    runs = [outside(run, Collection("a", "dmc", "bro", None, {})) for run in found]
     new, known, twice = sort_out(runs, Store(path.parent / "study"), False)
     assert len(new) + len(twice) == len(found) and known == 0
     return found

@@ -23,9 +23,9 @@ def qscaled(published: Path, name: str) -> list[Found]:
 
 def sized(published: Path, name: str, **more: Any) -> tuple[list[Found], list[tuple[str, str]]]:
     keys: dict[str, Any] = {"metric": None, "column": "eval_return", "step_column": "auto"}
-    keys |= {"first_step": 25000, "step_every": 25000, "batch_size": None, "learning_rate": None} | more
+    keys |= {"first_step": 25000, "step_every": 25000, "batch_size": None, "learning_rate": None, "n_params": None}
     path = published / "model_scaling" / f"{name}.zip"
-    return ModelScaling(path=str(path), **keys).read(lambda items, _n, _label: items)
+    return ModelScaling(path=str(path), **(keys | more)).read(lambda items, _n, _label: items)
 
 
 def seeds(found: list[Found]) -> dict[tuple[Any, ...], int]:

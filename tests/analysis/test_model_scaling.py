@@ -23,7 +23,7 @@ BRO = "fit/w512p2305224/utd_2/h1-crawl-v0/{metric}/bs_112_lr_0.0003_" + REST + "
 
 def read(path: Path, **more: Any) -> tuple[list[Found], list[tuple[str, str]]]:
     keys: dict[str, Any] = {"metric": None, "column": "eval_return", "step_column": "auto"}
-    keys |= {"first_step": 25000, "step_every": 25000, "batch_size": None, "learning_rate": None}
+    keys |= {"first_step": 25000, "step_every": 25000, "batch_size": None, "learning_rate": None, "n_params": None}
     return ModelScaling(path=str(path), **(keys | more)).read(lambda items, _n, _label: items)
 
 

@@ -33,7 +33,7 @@ def test_every_colour_stands_out_on_its_paper() -> None:
                 assert palette.contrast(colour, paper) >= least, (colour, paper)
 
 
-@pytest.mark.parametrize("ramp", ["sigma", "level"])
+@pytest.mark.parametrize("ramp", ["sigma", "level", "size"])
 def test_an_ordered_ramp_gets_lighter_step_by_step_and_its_ends_differ(ramp: str) -> None:
     for count in range(2, 10):
         light = palette.ordered(count, ramp)

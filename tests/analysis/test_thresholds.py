@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.thresholds import Manual, QuantileRule, ShareOfGroups
+from analysis.thresholds import Even, Manual, QuantileRule, ShareOfGroups
 from rlscale.typed import Mistake
 
 # five (σ, N) groups of one task, two batch sizes each
@@ -60,3 +60,11 @@ def test_a_lowest_level_that_is_missing_or_too_high_is_a_mistake() -> None:
 def test_a_rule_that_cannot_be_is_refused(rule: type, wrong: tuple[object, ...], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         rule(*wrong)
+
+
+def test_even_levels_between_two() -> None:
+    finals = pd.DataFrame([("a", 1.0, 1.0, 5.0)], columns=["task", "sigma", "n_params", "final"])
+    found = Even({"a": (10, 20), "b": (0, 1)}, 3).levels(finals)
+    assert {t: list(x) for t, x in found.items()} == {"a": [10.0, 15.0, 20.0]}
+    with pytest.raises(Mistake, match="by_task knows no task a"):
+        Even({"b": (0, 1)}, 3).levels(finals)

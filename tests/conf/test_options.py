@@ -88,7 +88,7 @@ def test_the_options_are_found() -> None:
 def test_the_defaults_are_a_job() -> None:
     made = job()
     assert made.spec.utd == 1 and len(made.members) == 1 and not made.dry
-    assert made.asked_by == {"sweep": None, "hparams": "constant", "overrides": []}
+    assert made.asked_by == {"sweep": None, "hparams": "constant", "split": None, "overrides": []}
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_every_option_is_a_job(option: str, monkeypatch: pytest.MonkeyPatch) -> 
     group, _, name = option.partition("/")
     made = job(f"{group}={name}")
     if group in ("algorithm", "benchmark"):
-        assert getattr(made.spec, group)["name"] == name
+        assert getattr(made.spec, group)["name"] == name.split("/")[0]  # bro/xs is bro of a size
     if group != "benchmark":
         assert made.learner().n_params["total"] > 0
 
