@@ -42,7 +42,7 @@ def overfitting(rows: Rows) -> Plate | None:
             if any(r[kind]["loss"] for r in part):
                 panels.append(_losses(f"{task}, σ = {utd}", kind, label, part, colours))
         points = [(r["width"], r["validation"]["vertex"], r["validation"]["vertex_ci95"]) for r in part]
-        if any(at is not None for _, at, _ in points):
+        if sum(at is not None for _, at, _ in points) > 1:
             panels.append(_vertices(f"{task}, σ = {utd}: largest batch", points, colours))
     keys = [Key(f"width {width}", colour, "dot") for width, colour in colours.items()]
     caption = (
@@ -130,15 +130,17 @@ def noise(rows: Rows, best: Mapping[tuple[str, str], float]) -> Plate | None:
     rows = [r for r in rows if any(x > 0 for x in r["noise_scale"])]
     if not rows:
         return None
-    sigmas = sorted({r["utd"] for r in rows}, key=Fraction)
-    tones = dict(zip(sigmas, ordered(len(sigmas), "sigma"), strict=True))
+    # by what varies: σ, or widths where there is one σ
+    sign, what, ramp = ("σ =", "utd", "sigma") if len({r["utd"] for r in rows}) > 1 else ("width", "width", "level")
+    told = sorted({r[what] for r in rows}, key=Fraction)
+    tones = dict(zip(told, ordered(len(told), ramp), strict=True))
     tasks = sorted({r["task"] for r in rows})
     panels = []
     for task in tasks:
         fig, ax = canvas(SMALL)
         for r in (r for r in rows if r["task"] == task):
             at, scale = np.array(r["env_step"], float), np.array(r["noise_scale"], float)
-            ax.plot(at[scale > 0], scale[scale > 0], color=tones[r["utd"]], linewidth=1.2)
+            ax.plot(at[scale > 0], scale[scale > 0], color=tones[r[what]], linewidth=1.2)
         ax.set(xlabel="env steps", ylabel="noise scale S/|G|²")
         ax.xaxis.set_major_locator(MaxNLocator(4))
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value) if value else "0"))
@@ -148,7 +150,7 @@ def noise(rows: Rows, best: Mapping[tuple[str, str], float]) -> Plate | None:
     ends = [e for e in ends if e[1] > 0]
     if len(ends) > 2:
         panels.append(against_best(ends, tasks, task_colours(tasks)))
-    keys = [Key(f"σ = {utd}", tone, "line") for utd, tone in tones.items()]
+    keys = [Key(f"{sign} {value}", tone, "line") for value, tone in tones.items()]
     caption = "Rolling means of each run, medians over seeds; a line for each batch size, width and learning rate."
     return Plate(panels, keys, caption, False)
 
