@@ -56,7 +56,8 @@ def main(cfg: DictConfig) -> None:
     report(found, dropped + more, collection)
     verb = "would be written" if dry else "written"
     show.say(f"\n{len(new)} runs {verb} to {store.runs}, {known} were there already")
-    show.say(f"next:    select.sweep={collection.name}   in analysis.hparams, analysis.laws, analysis.export")
+    doors = "analysis.hparams, analysis.laws, analysis.diagnostics, analysis.export"
+    show.say(f"next:    select.sweep={collection.name}   in {doors}")
 
 
 def source_of(values: Mapping[str, Any]) -> tuple[Source, dict[str, Any]]:

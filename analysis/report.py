@@ -41,20 +41,27 @@ def main(cfg: DictConfig) -> None:
     columns = typed(Columns, config.columns, "columns")
     root = study_root()
     folder = root / "fits" / config.name
+    looks = read_fit(root, config.name, "diagnostics") if (folder / "diagnostics.json").exists() else None
     if (folder / "laws.json").exists() and read_fit(root, config.name, "laws").get("size"):
-        return written(folder / "report.html", size_book(size_fitted(root, config.name)))
-    fit = read_all(root, config.name)
+        return written(folder / "report.html", size_book(size_fitted(root, config.name), looks))
+    fit = Fit(None, None, None, None) if looks and not fitted(folder) else read_all(root, config.name)
+    found: Sources | None = None
+    absent = ""
     try:
-        found: Sources | None = sources(root, fit, columns, show.tracked)
-        absent = ""
+        found = sources(root, fit, columns, show.tracked) if fit.parts else None
     except Mistake as mistake:  # a fit may be read where its runs are not
-        found, absent = None, str(mistake)
-    written(folder / "report.html", book(config.name, fit, found, absent))
+        absent = str(mistake)
+    written(folder / "report.html", book(config.name, fit, found, absent, looks))
 
 
 def written(path: Path, page: str) -> None:
     emit.write({path: page}, replace=True)
     show.say(f"report: {path.resolve()}")
+
+
+def fitted(folder: Path) -> bool:
+    """Whether there is more than diagnostics.json."""
+    return any((folder / f"{part}.json").exists() for part in ("hparams", "laws"))
 
 
 def read_all(root: Path, name: str) -> Fit:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,22 +20,28 @@ LATE = 0.5  # of a run: its later part, where replay is full and the critic has 
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of the columns of curve.csv that hold a quantity; the two gradient norms are of `batches` transitions."""
+    """Names of the columns of curve.csv that hold a quantity; the two gradient norms are of `batches` transitions.
 
-    training_loss: str
-    fresh_loss: str
+    Of several names for a loss the first that a run logged counts.
+    """
+
+    training_loss: tuple[str, ...]
+    fresh_loss: tuple[str, ...]
     critic_norm: str
     grad_norm_small: str
     grad_norm_big: str
     batches: tuple[int, int]
 
     def __post_init__(self) -> None:
+        for name in ("training_loss", "fresh_loss"):
+            if not getattr(self, name):
+                raise Mistake(f"columns.{name}=[]: give at least one column's name")
         if len(self.batches) != 2 or not 0 < self.batches[0] < self.batches[1]:
             raise Mistake(f"columns.batches={list(self.batches)}: give a smaller and a larger batch size")
 
     @property
     def names(self) -> tuple[str, ...]:
-        return self.training_loss, self.fresh_loss, self.critic_norm, self.grad_norm_small, self.grad_norm_big
+        return *self.training_loss, *self.fresh_loss, self.critic_norm, self.grad_norm_small, self.grad_norm_big
 
 
 def summaries(study: Study, columns: Columns) -> pd.DataFrame:
@@ -59,13 +66,18 @@ def one_run(part: pd.DataFrame, columns: Columns) -> dict[str, float]:
     }
     late = slice(int(LATE * len(part)), None)
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = overfitting(values[columns.training_loss], values[columns.fresh_loss], WINDOW)
+        ratio = overfitting(first(values, columns.training_loss), first(values, columns.fresh_loss), WINDOW)
     small, big = values[columns.grad_norm_small], values[columns.grad_norm_big]
     return {
         "overfitting": mean(ratio[late]),
         "critic_norm": mean(values[columns.critic_norm][late]),
         "critical_batch": mean(critical_batch_size(small, big, *columns.batches, WINDOW)),
     }
+
+
+def first(values: Mapping[str, Floats], names: Sequence[str]) -> Floats:
+    """The first of the columns that holds a number; the last if none does."""
+    return next((values[name] for name in names if np.isfinite(values[name]).any()), values[names[-1]])
 
 
 def mean(values: Floats) -> float:

@@ -24,7 +24,8 @@ from rlscale import checkpoint, n_step, replay
 from rlscale.cadence import Cadence
 from rlscale.n_step import Window
 from rlscale.spec import Budget, Member
-from rlscale.types import Algorithm, Array, Hyper, Metrics, NStep, Step, TrainState, Transition
+from rlscale.typed import Mistake
+from rlscale.types import Algorithm, Array, HostEnv, Hyper, Metrics, NStep, Step, TrainState, Transition
 
 
 @dataclass(frozen=True)
@@ -128,26 +129,36 @@ class Executor:
         host = jax.device_get(results)
         return jax.tree.map(lambda *x: np.stack(x).reshape(members, *np.shape(x[0])[self.job.pack == "vmap" :]), *host)
 
+    @property
+    def learners(self) -> list[Learner]:
+        """The learning state of each group."""
+        return list(self.carries)
+
+    def of_member(self, carries: list[Any], m: int) -> Any:
+        """Member m's part of what `over_members` returned."""
+        return jax.tree.map(lambda x: x[m], carries[0]) if self.job.pack == "vmap" else carries[m]
+
+    def grouped(self, members: list[Any]) -> list[Any]:
+        """What `over_members` takes, of each member's part."""
+        if self.job.pack == "vmap":
+            members = [jax.tree.map(lambda *x: np.stack(x), *members)]
+        return [jax.tree.map(jnp.array, carry) for carry in members]  # copies, since they are given up to JAX
+
     def saved(self, m: int, step: int) -> checkpoint.Arrays:
         """Member m's state after `step` ≥ 1 vector steps, by name; of the replay the rows that are filled."""
-        carry = jax.tree.map(lambda x: x[m], self.carries[0]) if self.job.pack == "vmap" else self.carries[m]
-        return checkpoint.named(self._with_rows(carry, lambda x: self._filled_rows(x, step)), "carry")
+        carry = self._with_rows(self.of_member(self.carries, m), lambda x: self._filled_rows(x, step))
+        return checkpoint.named(carry, "carry")
 
     def restore(self, saved: Sequence[checkpoint.Arrays], step: int) -> bool:
         """Take the members' states; returns whether their environments are as they were. Raises Unusable."""
-        like = self.carries[0]
-        if self.job.pack == "vmap":
-            like = jax.tree.map(lambda x: x[0], like)
-
+        like = self.of_member(self.carries, 0)
         members = [
             self._with_rows(checkpoint.rebuilt(like, "carry", arrays), lambda x: self._filled_up(x, step))
             for arrays in saved
         ]
         if any(np.shape(x) != y.shape for c in members for x, y in zip(*map(jax.tree.leaves, (c, like)), strict=True)):
             raise checkpoint.Unusable("its arrays are not those of this program")
-        if self.job.pack == "vmap":
-            members = [jax.tree.map(lambda *x: np.stack(x), *members)]
-        self.carries = [jax.tree.map(jnp.array, carry) for carry in members]  # copies, since they are given up to JAX
+        self.carries = self.grouped(members)
         return True
 
     def _filled_rows(self, storage: Transition, step: int) -> Transition:
@@ -236,6 +247,24 @@ class Executor:
             return replay.sample(storage, index)
 
         return self.learn(learner._replace(storage=storage), now.updates, draw)
+
+    def stepped(self, envs: Sequence[HostEnv], action: np.ndarray) -> Step:
+        """What the members' environments make of actions [M, E, A], as [M, E, ...].
+
+        A member that diverged goes on beside the others, and a simulator must not be fed NaN. Raises Mistake where a
+        simulator fails, from its own error.
+        """
+        try:
+            results = [env.step(np.nan_to_num(a)) for env, a in zip(envs, action, strict=True)]
+        except (Mistake, MemoryError):
+            raise
+        except Exception as error:
+            what = " ".join(f"{type(error).__name__}: {error}".split())
+            raise Mistake(
+                f"benchmark.task={self.job.benchmark.task}: its simulator failed ({what}); failure.json in the run's "
+                "folder says where, and the same command goes on from the last checkpoint"
+            ) from error
+        return Step(*map(np.stack, zip(*results, strict=True)))
 
     def close(self) -> None:
         """Free what the executor holds outside of JAX."""

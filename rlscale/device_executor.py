@@ -41,6 +41,10 @@ class DeviceExecutor(Executor):
         env, obs = jax.vmap(self.functions.init)(jax.random.split(learner.keys.env, self.job.cadence.num_envs))
         return learner, World(env, obs, jnp.zeros(len(obs)), jnp.zeros(2))
 
+    @property
+    def learners(self) -> list[Learner]:
+        return [learner for learner, _ in self.carries]
+
     def cycles(self, carry: tuple[Learner, World], _: None, shared: tuple[Array, Now]) -> tuple[Learner, World]:
         """The first `count` of the given vector steps; a value again, so a shorter last call compiles nothing."""
         count, clock = shared
@@ -67,7 +71,7 @@ class DeviceExecutor(Executor):
 
     def reset(self, count: int) -> None:
         """As HostExecutor.reset."""
-        learners = self.fresh_all([learner for learner, _ in self.carries], shared=np.uint32(count))
+        learners = self.fresh_all(self.learners, shared=np.uint32(count))
         self.carries = [(learner, world) for learner, (_, world) in zip(learners, self.carries, strict=True)]
 
     def read(self) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
@@ -80,9 +84,7 @@ class DeviceExecutor(Executor):
         """Mean return [M] of `eval_episodes` fresh episodes without exploration, and the share [M] of them that did
         the task, if the benchmark can tell.
         """
-        return self.by_member(
-            self.episodes_all([learner for learner, _ in self.carries], shared=np.uint32(step % 2**32))
-        )
+        return self.by_member(self.episodes_all(self.learners, shared=np.uint32(step % 2**32)))
 
     def episodes(self, learner: Learner, _: None, step: Array) -> tuple[Array, Array | None]:
         keys = jax.random.split(jax.random.fold_in(learner.keys.evaluate, step), self.job.budget.eval_episodes)

@@ -88,6 +88,9 @@ def sentence(error: Exception, config: str, home: Path) -> str:
         value = next((a.split("=", 1)[1] for a in sys.argv if a.lstrip("+~").startswith(f"{key}=")), "")
         keys = known_keys(config, home)
         above, group = key.rpartition(".")[0], key.partition(".")[0]
+        option = above.removeprefix(f"{group}.")  # of a group of which several may be chosen, each under its name
+        if above not in keys and (home / group / f"{option}.yaml").exists():
+            return f"{key}={value}: {option} is not among the chosen options of {group}; add it, {group}=[{option}]"
         if group != above in keys and not any(
             k.startswith(f"{above}.") for k in keys
         ):  # log.wandb.mode without log=wandb
@@ -97,6 +100,9 @@ def sentence(error: Exception, config: str, home: Path) -> str:
     if found := re.search(r"Could not find '([^']+)'(?:.|\n)*?Available options in '[^']+':((?:\n\t.*)*)", text):
         group, _, option = found[1].rpartition("/")
         return f"{group}={option}: there is no such option; {nearest(option, found[2].split())}"
+    if found := re.search(r"Could not load '([^'/]+)/([^']+)'", text):  # one of several options in brackets
+        options = [path.stem for path in (home / found[1]).glob("*.yaml")]
+        return f"{found[1]}=[{found[2]}]: there is no such option; {nearest(found[2], options)}"
     return " ".join(text.split("\nSee ")[0].split())
 
 

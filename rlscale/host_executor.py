@@ -13,8 +13,7 @@ import numpy as np
 from rlscale import checkpoint, n_step, replay
 from rlscale.cycle import Executor, Learner, Now, Run, transition
 from rlscale.film import Film
-from rlscale.typed import Mistake
-from rlscale.types import Array, HostEnv, ResumableEnv, Step, Transition
+from rlscale.types import Array, ResumableEnv, Transition
 
 
 class HostExecutor(Executor):
@@ -55,24 +54,6 @@ class HostExecutor(Executor):
         self.running *= ~over
         self.obs = out.obs
         return step + 1
-
-    def stepped(self, envs: Sequence[HostEnv], action: np.ndarray) -> Step:
-        """What the members' environments make of actions [M, E, A], as [M, E, ...].
-
-        A member that diverged goes on beside the others, and a simulator must not be fed NaN. Raises Mistake where a
-        simulator fails, from its own error.
-        """
-        try:
-            results = [env.step(np.nan_to_num(a)) for env, a in zip(envs, action, strict=True)]
-        except (Mistake, MemoryError):
-            raise
-        except Exception as error:
-            what = " ".join(f"{type(error).__name__}: {error}".split())
-            raise Mistake(
-                f"benchmark.task={self.job.benchmark.task}: its simulator failed ({what}); failure.json in the run's "
-                "folder says where, and the same command goes on from the last checkpoint"
-            ) from error
-        return Step(*map(np.stack, zip(*results, strict=True)))
 
     def reset(self, count: int) -> None:
         """The learners start afresh, for the `count`-th time; the next action is the new policy's."""

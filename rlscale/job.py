@@ -7,13 +7,14 @@ import os
 import platform
 from collections.abc import Mapping, Sequence
 from ctypes.util import find_library
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from fractions import Fraction
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rlscale.cadence import Cadence, schedule
+from rlscale.diagnostics.asked import Diagnostics
 from rlscale.sinks import Wandb
 from rlscale.spec import SPLITS, Budget, Member, RunSpec, run_id
 from rlscale.store import Store
@@ -22,7 +23,20 @@ from rlscale.typed import Mistake, convert, nearest, typed
 if TYPE_CHECKING:  # importing JAX must wait until `Compute.prepare` has set its environment
     from rlscale.types import Algorithm, Benchmark
 
-KEYS = {"algorithm", "benchmark", "hparams", "budget", "compute", "checkpoint", "log", "utd", "seed", "split", "dry"}
+KEYS = {
+    "algorithm",
+    "benchmark",
+    "hparams",
+    "budget",
+    "compute",
+    "checkpoint",
+    "log",
+    "diagnostics",
+    "utd",
+    "seed",
+    "split",
+    "dry",
+}
 # For estimates before any run of a study is there to go by: a plain CPU core, and what a step costs beside updates.
 NOMINAL_FLOPS_PER_S, NOMINAL_S_PER_UPDATE, NOMINAL_S_PER_STEP = 1e11, 6e-5, 3e-5
 
@@ -100,6 +114,7 @@ class Job:
     compute: Compute
     checkpoint: Checkpoint
     log: Log
+    diagnostics: Diagnostics
     asked_by: Mapping[str, Any]
     dry: bool
 
@@ -119,6 +134,14 @@ class Job:
         env = self.benchmark.spec()._replace(num_envs=self.benchmark.num_envs)
         made: Algorithm = self.algorithm.make(env, self.spec.utd, self.spec.batch_size)
         return made
+
+    def passive(self) -> dict[int, Algorithm]:
+        """The learner at each width that its passive critics have."""
+        asked, env = self.diagnostics.passive_critic, self.benchmark.spec()._replace(num_envs=self.benchmark.num_envs)
+        return {
+            width: replace(self.algorithm, width=width).make(env, self.spec.utd, self.spec.batch_size)
+            for width in (asked.widths if asked else ())
+        }
 
     def missing(self, store: Store) -> list[Member]:
         """The members without a record."""
@@ -204,8 +227,11 @@ def job_from(config: Mapping[str, Any], choices: Mapping[str, Any], overrides: S
     asked_by = {"sweep": choices.get("sweep"), "hparams": choices.get("hparams"), "split": split}
     asked_by["overrides"] = list(overrides)
     keep, dry = typed(Checkpoint, config["checkpoint"], "checkpoint"), convert(config["dry"], bool, "dry")
-    job = Job(spec, members, algorithm, benchmark, compute, keep, log, asked_by, dry)
+    looks = dict.fromkeys((f.name for f in fields(Diagnostics)), None) | dict(config.get("diagnostics") or {})
+    diagnostics = typed(Diagnostics, looks, "diagnostics")
+    job = Job(spec, members, algorithm, benchmark, compute, keep, log, diagnostics, asked_by, dry)
     check_lengths(job)
+    check_diagnostics(job)
     if log.video and not budget.evaluations(job.cadence.total * benchmark.num_envs):
         raise Mistake(
             "log.video=true: the last evaluation is what is filmed, and this budget has none; set budget.eval_every "
@@ -231,6 +257,17 @@ def check_lengths(job: Job) -> None:
             f"budget.replay_capacity={'null' if budget.replay_capacity is None else budget.replay_capacity}: {rows:,} "
             "transitions are more than 2^31; give fewer"
         )
+
+
+def check_diagnostics(job: Job) -> None:
+    """Raises Mistake where what is asked for cannot be looked at."""
+    asked, name = f"diagnostics=[{','.join(job.diagnostics.names)}]", job.spec.algorithm["name"]
+    if job.diagnostics.names and job.compute.replay == "host":
+        raise Mistake(f"{asked}: they look at a replay on the device; set compute.replay=auto")
+    if job.diagnostics.names and job.learner().critic is None:
+        raise Mistake(f"{asked}: algorithm={name} does not show its critic; choose another, or no diagnostics")
+    if job.diagnostics.passive_critic and "width" not in job.spec.algorithm:
+        raise Mistake(f"{asked}: algorithm={name} has no width, so passive_critic has none to change; leave it out")
 
 
 def component(values: Mapping[str, Any], where: str) -> Any:

@@ -15,6 +15,7 @@ from math import ceil
 from rlscale.checkpoint import Clock, Keeper
 from rlscale.cycle import Run
 from rlscale.device_executor import DeviceExecutor
+from rlscale.diagnostics.observed import Observed, Watch
 from rlscale.film import Film
 from rlscale.host_executor import HostExecutor
 from rlscale.types import DeviceBenchmark
@@ -22,13 +23,19 @@ from rlscale.types import DeviceBenchmark
 Row = dict[str, float | int | None]
 
 
-def run(job: Run, films: Sequence[Film] = (), keeper: Keeper | None = None) -> Generator[list[Row], None, None]:
+def run(
+    job: Run, films: Sequence[Film] = (), keeper: Keeper | None = None, watch: Watch | None = None
+) -> Generator[list[Row], None, None]:
     """Train the pack; yields one row for each member at each logging point.
 
     `films`, one for each member, take up the last evaluation; the benchmark is then a `FilmedBenchmark`. With a
-    `keeper` it goes on from where a checkpoint left off, and leaves others; raises its Stopped.
+    `keeper` it goes on from where a checkpoint left off, and leaves others; raises its Stopped. What `watch` attaches
+    adds columns and changes nothing.
     """
-    executor = DeviceExecutor(job) if isinstance(job.benchmark, DeviceBenchmark) else HostExecutor(job, films)
+    on_device = isinstance(job.benchmark, DeviceBenchmark)
+    plain: DeviceExecutor | HostExecutor = DeviceExecutor(job) if on_device else HostExecutor(job, films)
+    watched = Observed(plain, watch) if watch is not None and watch.asked.names else None
+    executor = watched or plain
     num_envs, total = job.cadence.num_envs, job.cadence.total
     log_every = job.budget.log_every
     resets = job.cadence.resets(*job.algorithm.resets)
@@ -50,6 +57,7 @@ def run(job: Run, films: Sequence[Film] = (), keeper: Keeper | None = None) -> G
                 step = executor.advance(step, min([stop, *resets[reset : reset + 1]]))
             env_step = step * num_envs
             ended, updates, metrics = executor.read()
+            looks = watched.looks() if watched else {}
             due = job.budget.evaluations(env_step) > job.budget.evaluations(before)
             returns, successes = executor.evaluate(step) if due else (None, None)
             yield [
@@ -65,6 +73,7 @@ def run(job: Run, films: Sequence[Film] = (), keeper: Keeper | None = None) -> G
                 | ({"eval_success": None if successes is None else float(successes[m])} if executor.succeeded else {})
                 | ({"reset": reset - reset_logged} if any(job.algorithm.resets) else {})
                 | {name: float(values[m]) if updates[m] else None for name, values in metrics.items()}
+                | {name: values[m] for name, values in looks.items()}
                 for m in range(len(job.members))
             ]
             logged, reset_logged = step, reset

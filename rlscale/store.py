@@ -178,11 +178,23 @@ class Recording:
             extra = [name for name in row if name not in FIRST_COLUMNS]
             self._csv = csv.DictWriter(self._file, [*FIRST_COLUMNS, *extra], lineterminator="\n")
             self._csv.writeheader()
+        self._widen([name for name in row if name not in self._csv.fieldnames])
         self._csv.writerow({k: "" if v is None else v for k, v in row.items()})
         self._file.flush()
         self.last = dict(row)
         self.diverged = not_finite(row)
         return True
+
+    def _widen(self, names: list[str]) -> None:
+        """Give the rows so far columns that an earlier process did not log, empty."""
+        if not names or self._csv is None:
+            return
+        rows = list(csv.DictReader(self.curve().splitlines()))
+        self._csv = csv.DictWriter(self._file, [*self._csv.fieldnames, *names], lineterminator="\n")
+        self._file.seek(0)
+        self._file.truncate()
+        self._csv.writeheader()
+        self._csv.writerows(rows)
 
     def finish(self, record: Mapping[str, Any]) -> None:
         """Write the record, by rename, and let the claim go. Raises ClaimLost if the run was taken over."""

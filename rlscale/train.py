@@ -59,14 +59,13 @@ def typed_job(config: Any) -> Job:
 def execute(job: Job) -> float | None:
     """Train what is missing of a job; members that another process trains are waited for, and taken over if it dies."""
     store = Store()
-    if job.log.video:
-        recorded = len(job.members) - len(job.missing(store))
-        if recorded and job.log.progress:
-            print(
-                f"{job.label}: {counted(recorded, 'run')} recorded already, not run again for a video", file=sys.stderr
-            )
-        if recorded < len(job.members):
-            try_camera(job)
+    extras = [*(["a video"] if job.log.video else []), *(["diagnostics"] if job.diagnostics.names else [])]
+    recorded = len(job.members) - len(job.missing(store))
+    if extras and recorded and job.log.progress:
+        what = f"{counted(recorded, 'run')} recorded already, not run again for {' and '.join(extras)}"
+        print(f"{job.label}: {what}", file=sys.stderr)
+    if job.log.video and recorded < len(job.members):
+        try_camera(job)
     job.note_asker(store)
     waiting = False
     while lacking := job.missing(store):
@@ -134,6 +133,7 @@ def train(job: Job, recordings: Mapping[Member, Recording], keeper: Keeper) -> N
     import jax
 
     from rlscale.cycle import Run
+    from rlscale.diagnostics.observed import Watch
     from rlscale.film import Film
     from rlscale.loop import run
 
@@ -143,11 +143,12 @@ def train(job: Job, recordings: Mapping[Member, Recording], keeper: Keeper) -> N
     replay = "device" if job.compute.replay == "auto" else job.compute.replay
     work = Run(learner, job.benchmark, list(recordings), cadence, job.spec.budget, job.spec.batch_size, pack, replay)
     films = [Film(job.benchmark.spec().episode_steps) for _ in recordings] if job.log.video else []
+    watch = Watch(job.diagnostics, job.passive(), job.label)
     sink = Sink(job.log.wandb, job.spec, list(recordings), job.asked_by, job.label)
     pace = Pace(cadence, len(recordings), job.spec.batch_size)
     meter = Meter(job.label, job.log.progress, job.log.every_s)
     try:
-        with meter, contextlib.closing(run(work, films, keeper)) as logged:
+        with meter, contextlib.closing(run(work, films, keeper, watch)) as logged:
             for rows in logged:
                 taken = [recording.row(row) for recording, row in zip(recordings.values(), rows, strict=True)]
                 sink.rows([row if counts else None for row, counts in zip(rows, taken, strict=True)])
@@ -163,7 +164,7 @@ def train(job: Job, recordings: Mapping[Member, Recording], keeper: Keeper) -> N
             if job.log.progress:
                 print(f"{job.label}: {path}", file=sys.stderr)
         wall_s = time.monotonic() - clock + keeper.began.wall_s
-        about = provenance(job, len(recordings), started)
+        about = provenance(job, len(recordings), started) | watch.told()
         for (member, recording), resumed in zip(recordings.items(), keeper.resumed, strict=True):
             head = {"schema": 1, "run_id": run_id(job.spec, member)} | identity(job.spec, member)
             try:

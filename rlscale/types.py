@@ -60,6 +60,15 @@ class NStep(NamedTuple):
     discount: float  # γ
 
 
+class Critic(NamedTuple):
+    """The parts of what `Algorithm.update` does with the critic, for those who look at it and change nothing."""
+
+    # (state, batch) -> the batch as the networks see it, and what the critic is fitted to on it, with state.key's noise
+    lesson: Callable[[TrainState, Transition], tuple[Transition, Any]]
+    loss: Callable[[Any, Transition, Any], tuple[Array, Metrics]]  # (critic's params, *lesson) -> TD loss, and more
+    fit: Callable[[TrainState, Transition, Any], tuple[TrainState, Metrics]]  # (state, *lesson): one gradient step
+
+
 class Algorithm(NamedTuple):
     """A learner as a record of pure functions over one member; it never sees the member axis."""
 
@@ -75,6 +84,7 @@ class Algorithm(NamedTuple):
     # (state, obs[E, O], reward[E], over[E]) -> state: once for each vector step, before its updates, with what was
     # acted on, what that paid, and where an episode ended, truly or by time-out
     observe: Callable[[TrainState, Array, Array, Array], TrainState] | None = None
+    critic: Critic | None = None  # None: there is nothing that diagnostics could look at
 
 
 class EnvSpec(NamedTuple):

@@ -19,6 +19,7 @@ from rlscale.benchmarks.franka import FrankaC
 from rlscale.benchmarks.gym import Gym
 from rlscale.checkpoint import Clock, Keeper, Resumed, Stopped
 from rlscale.cycle import Run
+from rlscale.diagnostics.observed import Watch
 from rlscale.loop import run
 from rlscale.spec import Budget, Member, RunSpec
 from rlscale.store import Recording, Store, write_atomically
@@ -79,13 +80,14 @@ def trained(
     first: float = float("inf"),
     last: float = float("inf"),
     versions: Mapping[str, str] = VERSIONS,
+    watch: Watch | None = None,
 ) -> Done:
     """Train the pack from what is there, with checkpoints from vector step `first` on, until the `last` or its end."""
     recordings = claimed(root, job.members)
     keeper = Interrupted(recordings, NEVER, versions, "test")
     keeper.first, keeper.last = first, last
     try:
-        for rows in run(job, keeper=keeper):
+        for rows in run(job, keeper=keeper, watch=watch):
             for recording, row in zip(recordings, rows, strict=True):
                 recording.row(row)
     except Stopped as error:

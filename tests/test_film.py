@@ -23,6 +23,7 @@ from PIL import Image
 from rlscale.benchmarks.humanoid_bench import HumanoidBench
 from rlscale.cadence import schedule
 from rlscale.cycle import Run
+from rlscale.diagnostics.asked import Diagnostics
 from rlscale.film import FRAMES, Film
 from rlscale.job import Checkpoint, Compute, Job, Log, job_from
 from rlscale.loop import run
@@ -106,7 +107,10 @@ class Drift:
 def job(benchmark: Any = WALK, video: bool = True, progress: bool = False, **budget: Any) -> Job:
     spec = RunSpec(asdict(Drift("drift")), asdict(benchmark), Fraction(1), 8, replace(BUDGET, **budget))
     compute, log = Compute("cpu", "auto", "loop", False), Log(progress, 10.0, video, None)
-    return Job(spec, MEMBERS, Drift("drift"), benchmark, compute, Checkpoint(None), log, {"sweep": None}, False)
+    return Job(
+        *(spec, MEMBERS, Drift("drift"), benchmark, compute, Checkpoint(None), log),
+        *(Diagnostics(None, None, None, None), {"sweep": None}, False),
+    )
 
 
 def rows(films: list[Film]) -> list[list[dict[str, Any]]]:

@@ -100,7 +100,7 @@ ROOMS = [
     Room("analysis/figures/*.py", (*THINKING, "matplotlib")),
     *(
         Room(f"analysis/{door}.py", (*THINKING, *HYDRA, "rich", "rlscale.door"))
-        for door in ("ingest", "export", "hparams", "laws", "plan", "report", "fit_door")
+        for door in ("ingest", "export", "hparams", "laws", "plan", "report", "diagnostics", "fit_door")
     ),
     Room("analysis/show.py", (*THINKING, "rich")),  # what the doors print
     Room("analysis/*.py", THINKING),

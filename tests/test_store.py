@@ -22,7 +22,7 @@ import pytest
 
 from rlscale import store as store_module
 from rlscale.spec import Budget, Member, RunSpec, identity, run_id
-from rlscale.store import STALE_S, ClaimLost, Recording, Store, read_claim, study_root, write_atomically
+from rlscale.store import FIRST_COLUMNS, STALE_S, ClaimLost, Recording, Store, read_claim, study_root, write_atomically
 from rlscale.typed import Mistake
 
 SPEC = RunSpec(
@@ -145,6 +145,22 @@ def test_half_a_file_is_never_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(OSError, match="no space"):
         write_atomically(path, "new")
     assert path.read_text() == "old"
+
+
+def test_a_curve_gets_the_columns_that_an_earlier_process_did_not_log(store: Store) -> None:
+    first = dict.fromkeys(FIRST_COLUMNS, 1) | {"loss": 0.5}
+    recording = taken(store)
+    recording.row(first)
+    curve = recording.curve()
+    recording.release()
+    recording = taken(store)
+    recording.resume(curve)
+    recording.row(first | {"env_step": 2, "norm": 0.25})
+    recording.row(first | {"env_step": 3})
+    lines = recording.curve().splitlines()
+    recording.release()
+    assert [line.split(",")[0] for line in lines] == ["env_step", "1", "2", "3"]
+    assert [line.split(",")[-2:] for line in lines] == [["loss", "norm"], ["0.5", ""], ["0.5", "0.25"], ["0.5", ""]]
 
 
 def test_a_curve_without_a_whole_row_counts_as_none(store: Store) -> None:

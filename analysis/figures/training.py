@@ -43,7 +43,7 @@ def training(table: pd.DataFrame, best: Mapping[tuple[str, str], float]) -> Plat
     pairs = [(best[r.task, r.utd], r.critical_batch, r.task) for r in table.itertuples() if (r.task, r.utd) in best]
     pairs = [p for p in pairs if np.isfinite(p[1]) and p[1] > 0]
     if len(pairs) > 2:
-        panels.append(_against_best(pairs, names, colours))
+        panels.append(against_best(pairs, names, colours))
     if not panels:
         return None
     keys = (
@@ -54,7 +54,8 @@ def training(table: pd.DataFrame, best: Mapping[tuple[str, str], float]) -> Plat
     return Plate(panels, keys, "Medians over seeds, of means over the second half of each run.", True)
 
 
-def _against_best(pairs: list[tuple[Any, ...]], names: list[str], colours: Mapping[str, str]) -> Panel:
+def against_best(pairs: list[tuple[Any, ...]], names: list[str], colours: Mapping[str, str]) -> Panel:
+    """Critical over best batch size, of (best, critical, task)."""
     fig, ax = canvas(LARGE)
     for x, y, task in pairs:
         ax.plot(x, y, mark(names.index(task))[1], color=colours[task], ms=5)

@@ -14,6 +14,7 @@ from analysis.fit_files import Fit
 from analysis.fitted import frontiers
 from analysis.page import evidence, runs
 from analysis.page.checklist import checklist
+from analysis.page.diagnostics import diagnostics
 from analysis.page.headline import headline
 from analysis.page.parts import Figures, anchor, esc, para, section, table
 from analysis.page.sources import Sources
@@ -34,9 +35,11 @@ FRAME = """<!doctype html>
 PACKAGES = ("numpy", "scipy", "pandas", "matplotlib")
 
 
-def book(name: str, fit: Fit, found: Sources | None, absent: str) -> str:
-    """The page. `found` is None where the runs could not be read; `absent` then says why."""
+def book(name: str, fit: Fit, found: Sources | None, absent: str, looks: Mapping[str, Any] | None) -> str:
+    """The page. `found` is None where the runs could not be read; `absent` then says why. `looks`: diagnostics.json."""
     figures = Figures()
+    if not fit.parts:
+        return framed(name, "", {"Diagnostics": diagnostics(figures, looks or {}, {})})
     chapters = {
         "Predicted and obtained": evidence.extrapolation(figures, fit.laws) if fit.laws else [],
         "What was run": ran(fit, found, absent),
@@ -47,15 +50,20 @@ def book(name: str, fit: Fit, found: Sources | None, absent: str) -> str:
         "Against constant settings": constant(figures, fit, found),
         "Learning curves": [figures.plate(learning_curves(found.fitted))] if found else [],
         "Inside training": inside(figures, fit, found),
+        "Diagnostics": diagnostics(figures, looks, best_batches(fit)) if looks else [],
         "What was left out": runs.left_out(fit.parts),
         "Notes of the fit": runs.remarks(fit.parts),
         "Checklist": checklist(fit.hparams, fit.laws, found.origins if found else {}),
         "How to reproduce": reproduce(name, fit),
     }
+    return framed(name, "\n".join(headline(fit.hparams, fit.laws)), chapters)
+
+
+def framed(name: str, lead: str, chapters: Mapping[str, list[str]]) -> str:
+    """The frame around those chapters that are not empty."""
     chapters = {title: body for title, body in chapters.items() if any(body)}
     nav = "".join(f'<li><a href="#{anchor(title)}">{esc(title)}</a></li>' for title in chapters)
     body = "\n".join(section(title, parts) for title, parts in chapters.items())
-    lead = "\n".join(headline(fit.hparams, fit.laws))
     return FRAME.format(title=f"{esc(name)} · rlscale", style=css(body), name=esc(name), lead=lead, nav=nav, body=body)
 
 
@@ -108,8 +116,7 @@ def constant(figures: Figures, fit: Fit, found: Sources | None) -> list[str]:
 def inside(figures: Figures, fit: Fit, found: Sources | None) -> list[str]:
     if found is None:
         return []
-    best = {(b["task"], b["utd"]): float(b["batch_size"]) for b in (fit.hparams or {}).get("best", [])}
-    plate = figures.plate(training(found.inside, best)) if found.inside is not None else ""
+    plate = figures.plate(training(found.inside, best_batches(fit))) if found.inside is not None else ""
     if plate:
         return [plate]
     return [
@@ -118,6 +125,11 @@ def inside(figures: Figures, fit: Fit, found: Sources | None) -> list[str]:
             "not log them."
         )
     ]
+
+
+def best_batches(fit: Fit) -> dict[tuple[str, str], float]:
+    """(task, σ) → best measured batch size."""
+    return {(b["task"], b["utd"]): float(b["batch_size"]) for b in (fit.hparams or {}).get("best", [])}
 
 
 def reproduce(name: str, fit: Fit) -> list[str]:

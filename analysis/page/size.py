@@ -9,6 +9,7 @@ from analysis import show
 from analysis.figures import size
 from analysis.fit_files import Fit
 from analysis.page.book import FRAME, reproduce
+from analysis.page.diagnostics import diagnostics
 from analysis.page.parts import Figures, anchor, esc, para, section, table
 from analysis.page.runs import left_out, remarks
 from analysis.page.style import css
@@ -16,8 +17,10 @@ from analysis.size_fitted import SizeFitted, Subject
 from analysis.size_laws import AVERAGE, DATA
 
 
-def size_book(fit: SizeFitted) -> str:
-    """The page: chapters for the average task and each task, then what was left out, notes, and the commands."""
+def size_book(fit: SizeFitted, looks: Mapping[str, Any] | None) -> str:
+    """The page: chapters for the average task and each task, then what diagnostics logged (`looks`: diagnostics.json,
+    if there is one), what was left out, notes, and the commands.
+    """
     figures = Figures()
     parts = Fit(None, fit.laws, None, None)
     chapters = {
@@ -27,6 +30,7 @@ def size_book(fit: SizeFitted) -> str:
     for task, subject in fit.subjects.items():
         chapters["The average task" if task == AVERAGE else task] = chapter(figures, fit, subject)
     chapters |= {
+        "Diagnostics": diagnostics(figures, looks, {}) if looks else [],
         "What was left out": left_out(parts.parts), "Notes of the fit": remarks(parts.parts),
         "How to reproduce": reproduce(fit.name, parts),
     }  # fmt: skip

@@ -23,7 +23,7 @@ import optax
 
 from rlscale.networks import BroActor, BroCritic, OptimisticShift, tanh_gaussian
 from rlscale.td import count, descend, matmul_weights, polyak, quantile_huber
-from rlscale.types import Algorithm, Array, EnvSpec, Hyper, Metrics, Resets, TrainState, Transition
+from rlscale.types import Algorithm, Array, Critic, EnvSpec, Hyper, Metrics, Resets, TrainState, Transition
 
 LOG_DUAL_MIN, LOG_DUAL_MAX = -10.0, 7.5  # range of log β (optimism) and log λ (its penalty)
 DUAL_BETA_1 = 0.5  # Adam's b1 for the temperature and the duals: they follow a moving target
@@ -127,15 +127,16 @@ class BRO:
                 mean, log_std = gaussian(state.params["actor"], obs)
             return tanh_gaussian(jax.random.normal(key, mean.shape), mean, log_std)[0]
 
-        def critic_loss(
-            critic_params: Any, state: TrainState, batch: Transition, noise: Array
-        ) -> tuple[Array, Metrics]:
-            """Quantile Huber of both critics against y_j = r + γ·m·(q̄_j − α log π), q̄ the mean of the two targets'."""
+        def target(state: TrainState, batch: Transition, noise: Array) -> Array:
+            """y_j = r + γ·m·(q̄_j − α log π) [B, K], q̄ the mean of the two targets'."""
             next_action, next_log_prob = tanh_gaussian(noise, *gaussian(state.params["actor"], batch.next_obs))
             next_q1, next_q2 = quantiles(state.targets, batch.next_obs, next_action)
             entropy_bonus = -jnp.exp(state.params["log_temperature"]) * next_log_prob
             next_value = (next_q1 + next_q2) / 2 + entropy_bonus[:, None]
-            y = batch.reward[:, None] + self.discount * batch.discount[:, None] * next_value
+            return batch.reward[:, None] + self.discount * batch.discount[:, None] * next_value
+
+        def critic_loss(critic_params: Any, batch: Transition, y: Array) -> tuple[Array, Metrics]:
+            """Quantile Huber of both critics against y."""
             q1, q2 = quantiles(critic_params, batch.obs, batch.action)
             return jnp.mean(quantile_huber(q1, y) + quantile_huber(q2, y)), {"q": q1.mean()}
 
@@ -165,13 +166,13 @@ class BRO:
         def actor_rate(state: TrainState) -> Array | float:
             return state.hyper.learning_rate if self.actor_learning_rate is None else self.actor_learning_rate
 
+        def fit(state: TrainState, batch: Transition, y: Array) -> tuple[TrainState, Metrics]:
+            (loss, metrics), gradient = jax.value_and_grad(critic_loss, has_aux=True)(state.params["critic"], batch, y)
+            return step(state, "critic", gradient, state.hyper.learning_rate), metrics | {"critic_loss": loss}
+
         def update_critic(state: TrainState, batch: Transition, noise: Array) -> tuple[TrainState, Metrics]:
-            (loss, metrics), gradient = jax.value_and_grad(critic_loss, has_aux=True)(
-                state.params["critic"], state, batch, noise
-            )
-            state = step(state, "critic", gradient, state.hyper.learning_rate)
-            state = state.replace(targets=polyak(state.targets, state.params["critic"], self.tau))
-            return state, metrics | {"critic_loss": loss}
+            state, metrics = fit(state, batch, target(state, batch, noise))
+            return state.replace(targets=polyak(state.targets, state.params["critic"], self.tau)), metrics
 
         def update_actor(state: TrainState, batch: Transition, noise: Array) -> tuple[TrainState, Metrics]:
             """The actor; and the temperature, which falls while the policy is more random than H̄."""
@@ -195,10 +196,18 @@ class BRO:
                 state = step(state, name, slope, self.dual_learning_rate)
             return state, {"optimist_loss": loss, "kl": kl, "optimism": dual(state.params["optimism"])}
 
-        def update(state: TrainState, batch: Transition) -> tuple[TrainState, Metrics]:
-            parts = [update_critic, update_actor, *([update_optimist] if self.optimistic_actor else [])]
+        parts = [update_critic, update_actor, *([update_optimist] if self.optimistic_actor else [])]
+
+        def noises(state: TrainState, batch: Transition) -> tuple[Array, Array]:
+            """The next key, and noise [parts, B, A]: one draw for all, fewer kernels."""
             key, noise_key = jax.random.split(state.key)
-            noise = jax.random.normal(noise_key, (len(parts), *batch.action.shape))  # one draw: fewer kernels
+            return key, jax.random.normal(noise_key, (len(parts), *batch.action.shape))
+
+        def lesson(state: TrainState, batch: Transition) -> tuple[Transition, Array]:
+            return batch, target(state, batch, noises(state, batch)[1][0])
+
+        def update(state: TrainState, batch: Transition) -> tuple[TrainState, Metrics]:
+            key, noise = noises(state, batch)
             metrics: Metrics = {}
             for part, its_noise in zip(parts, noise, strict=True):
                 state, its_metrics = part(state, batch, its_noise)
@@ -215,7 +224,8 @@ class BRO:
             every_updates=self.reset.every if self.reset.mode == "grad_steps" else None,
             at_env_steps=self.reset.at if self.reset.mode == "env_steps" else (),
         )
-        return Algorithm(init, act, update, n, self._flops(shapes, env, batch_size), resets)
+        flops = self._flops(shapes, env, batch_size)
+        return Algorithm(init, act, update, n, flops, resets, critic=Critic(lesson, critic_loss, fit))
 
     def _networks(self, env: EnvSpec) -> tuple[BroCritic, BroActor, OptimisticShift]:
         return (

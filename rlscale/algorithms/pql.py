@@ -26,7 +26,7 @@ import optax
 
 from rlscale.networks import DeterministicPolicy, TwinHead, parameter_shapes
 from rlscale.td import count, descend, due, matmul_weights, moments, polyak, project
-from rlscale.types import Algorithm, Array, EnvSpec, Hyper, Metrics, NStep, TrainState, Transition
+from rlscale.types import Algorithm, Array, Critic, EnvSpec, Hyper, Metrics, NStep, TrainState, Transition
 
 
 class Seen(NamedTuple):
@@ -154,27 +154,30 @@ class PQL:
             """Expected return [...] of a head's outputs [..., K]."""
             return (jax.nn.softmax(logits) * support).sum(-1) if self.distributional else logits[..., 0]
 
-        def critic_loss(critic_params: Any, state: TrainState, rows: Transition, noise: Array) -> tuple[Array, Metrics]:
-            """Both heads towards R + γ·m·min(Q̄1, Q̄2)(s′, ã′); ã′ = π(s′) and clipped noise."""
+        def target(state: TrainState, rows: Transition, noise: Array) -> Array:
+            """R + γ·m·min(Q̄1, Q̄2)(s′, ã′) [B], or its distribution [B, K]; ã′ = π(s′) and clipped noise."""
             bounded = jnp.clip(self.target_noise * noise, -self.target_noise_clip, self.target_noise_clip)
             next_action = jnp.clip(policy(other(state, "actor"), rows.next_obs) + bounded, -1.0, 1.0)
             next_heads = heads(state.targets, rows.next_obs, next_action)
-            h1, h2 = heads(critic_params, rows.obs, rows.action)
             gamma = self.discount * rows.discount
             if not self.distributional:
-                y = rows.reward + gamma * jnp.minimum(*map(values, next_heads))
-                y = jax.lax.stop_gradient(y)
-                return jnp.mean((values(h1) - y) ** 2 + (values(h2) - y) ** 2), {"q": values(h1).mean()}
+                return rows.reward + gamma * jnp.minimum(*map(values, next_heads))
             atoms = rows.reward[:, None] + gamma[:, None] * support
             p1, p2 = (project(jax.nn.softmax(h), atoms, support) for h in next_heads)
             if self.minimum_of_probabilities:
-                target = jax.lax.stop_gradient(jnp.minimum(p1, p2))
-                loss = sum(binary_cross_entropy(jax.nn.softmax(h), target) for h in (h1, h2))
+                return jnp.minimum(p1, p2)
+            return jnp.where((values(next_heads[0]) < values(next_heads[1]))[:, None], p1, p2)
+
+        def critic_loss(critic_params: Any, rows: Transition, y: Array) -> tuple[Array, Metrics]:
+            """Both heads towards the target."""
+            h1, h2 = heads(critic_params, rows.obs, rows.action)
+            if not self.distributional:
+                loss = jnp.mean((values(h1) - y) ** 2 + (values(h2) - y) ** 2)
+            elif self.minimum_of_probabilities:
+                loss = jnp.asarray(sum(binary_cross_entropy(jax.nn.softmax(h), y) for h in (h1, h2)))
             else:
-                lower = (values(next_heads[0]) < values(next_heads[1]))[:, None]
-                target = jax.lax.stop_gradient(jnp.where(lower, p1, p2))
-                loss = sum(-(target * jax.nn.log_softmax(h)).sum(-1).mean() for h in (h1, h2))
-            return jnp.asarray(loss), {"q": values(h1).mean()}
+                loss = jnp.asarray(sum(-(y * jax.nn.log_softmax(h)).sum(-1).mean() for h in (h1, h2)))
+            return loss, {"q": values(h1).mean()}
 
         def actor_loss(actor_params: Any, state: TrainState, rows: Transition) -> Array:
             """−min(Q1, Q2)(s, π(s))."""
@@ -192,22 +195,29 @@ class PQL:
             rate = state.hyper.learning_rate if self.actor_learning_rate is None else self.actor_learning_rate
             return step(state, "actor", gradient, rate), loss
 
-        def update(state: TrainState, batch: Transition) -> tuple[TrainState, Metrics]:
-            key, noise_key = jax.random.split(state.key)
+        def lesson(state: TrainState, batch: Transition) -> tuple[Transition, Array]:
+            """Observations as the networks see them, rewards scaled; and the target."""
             rows = batch._replace(
                 obs=normal(state.seen, batch.obs, True),
                 next_obs=normal(state.seen, batch.next_obs, True),
                 reward=self.reward_scale * batch.reward,
             )
-            (loss, metrics), gradient = jax.value_and_grad(critic_loss, has_aux=True)(
-                state.params["critic"], state, rows, jax.random.normal(noise_key, batch.action.shape)
-            )
-            state = step(state, "critic", gradient, state.hyper.learning_rate)
+            noise = jax.random.normal(jax.random.split(state.key)[1], batch.action.shape)
+            return rows, target(state, rows, noise)
+
+        def fit(state: TrainState, rows: Transition, y: Array) -> tuple[TrainState, Metrics]:
+            (loss, metrics), gradient = jax.value_and_grad(critic_loss, has_aux=True)(state.params["critic"], rows, y)
+            return step(state, "critic", gradient, state.hyper.learning_rate), metrics | {"critic_loss": loss}
+
+        def update(state: TrainState, batch: Transition) -> tuple[TrainState, Metrics]:
+            key, _ = jax.random.split(state.key)
+            rows, y = lesson(state, batch)
+            state, metrics = fit(state, rows, y)
             state = state.replace(targets=polyak(state.targets, state.params["critic"], self.tau))
             state, of_actor = jax.lax.cond(
                 due(state.updates, policy_share), update_actor, lambda state, _: (state, jnp.float32(0)), state, rows
             )
-            metrics |= {"critic_loss": loss, "actor_loss": of_actor}
+            metrics |= {"actor_loss": of_actor}
             return state.replace(key=key, updates=state.updates + 1), metrics
 
         shapes = {
@@ -230,6 +240,7 @@ class PQL:
             n_step=NStep(self.n_step, self.discount) if self.n_step > 1 else None,
             timeout_is_terminal=self.timeout_is_terminal,
             observe=observe,
+            critic=Critic(lesson, critic_loss, fit),
         )
 
 

@@ -17,7 +17,7 @@ import optax
 
 from rlscale.networks import GaussianPolicy, TwinQ, parameter_shapes, tanh_gaussian
 from rlscale.td import count, descend, due, matmul_weights, polyak
-from rlscale.types import Algorithm, Array, EnvSpec, Hyper, Metrics, TrainState, Transition
+from rlscale.types import Algorithm, Array, Critic, EnvSpec, Hyper, Metrics, TrainState, Transition
 
 
 @dataclass(frozen=True)
@@ -79,15 +79,17 @@ class SAC:
                 return jnp.tanh(gaussian[0])
             return tanh_gaussian(jax.random.normal(key, gaussian[0].shape), *gaussian)[0]
 
-        def critic_loss(
-            critic_params: Any, state: TrainState, batch: Transition, noise: Array
-        ) -> tuple[Array, Metrics]:
-            """Σ over both critics of (Q − y)², y = r + γ·m·(min Q̄(s′,a′) − α log π(a′|s′))."""
+        def target(state: TrainState, batch: Transition, noise: Array) -> Array:
+            """y = r + γ·m·(min Q̄(s′,a′) − α log π(a′|s′))."""
             next_action, next_log_prob = tanh_gaussian(noise, *actor.apply(state.params["actor"], batch.next_obs))
             next_q = jnp.minimum(*critic.apply(state.targets, batch.next_obs, next_action))
             next_value = next_q - jnp.exp(state.params["log_temperature"]) * next_log_prob
-            y = jax.lax.stop_gradient(batch.reward + self.discount * batch.discount * next_value)
-            q1, q2 = critic.apply(critic_params, batch.obs, batch.action)
+            return batch.reward + self.discount * batch.discount * next_value
+
+        def critic_loss(critic_params: Any, batch: Transition, y: Array) -> tuple[Array, Metrics]:
+            """Σ over both critics of (Q − y)²."""
+            both: tuple[Array, Array] = critic.apply(critic_params, batch.obs, batch.action)  # type: ignore[assignment]
+            q1, q2 = both
             return jnp.mean((q1 - y) ** 2 + (q2 - y) ** 2), {"q": q1.mean()}
 
         def actor_loss(actor_params: Any, state: TrainState, batch: Transition, noise: Array) -> tuple[Array, Array]:
@@ -106,13 +108,9 @@ class SAC:
             params = descend(direction, state.params[name], learning_rate)
             return state.replace(params=state.params | {name: params}, opt=state.opt | {name: opt})
 
-        def update_critic(state: TrainState, batch: Transition, noise: Array) -> tuple[TrainState, Metrics]:
-            (loss, metrics), gradient = jax.value_and_grad(critic_loss, has_aux=True)(
-                state.params["critic"], state, batch, noise
-            )
-            state = step(state, "critic", gradient, state.hyper.learning_rate)
-            state = state.replace(targets=polyak(state.targets, state.params["critic"], self.tau))
-            return state, metrics | {"critic_loss": loss}
+        def fit(state: TrainState, batch: Transition, y: Array) -> tuple[TrainState, Metrics]:
+            (loss, metrics), gradient = jax.value_and_grad(critic_loss, has_aux=True)(state.params["critic"], batch, y)
+            return step(state, "critic", gradient, state.hyper.learning_rate), metrics | {"critic_loss": loss}
 
         def update_actor(state: TrainState, batch: Transition, noise: Array) -> tuple[TrainState, Metrics]:
             (loss, entropy), gradient = jax.value_and_grad(actor_loss, has_aux=True)(
@@ -124,10 +122,18 @@ class SAC:
             state = step(state, "log_temperature", gradient, self.temperature_learning_rate)
             return state, {"actor_loss": loss, "entropy": entropy}
 
-        def update(state: TrainState, batch: Transition) -> tuple[TrainState, Metrics]:
+        def noises(state: TrainState, batch: Transition) -> tuple[Array, Array]:
+            """The next key, and noise [2, B, A]: one draw for both losses, half the kernels."""
             key, noise_key = jax.random.split(state.key)
-            noise = jax.random.normal(noise_key, (2, *batch.action.shape))  # one draw for both losses: half the kernels
-            state, metrics = update_critic(state, batch, noise[0])
+            return key, jax.random.normal(noise_key, (2, *batch.action.shape))
+
+        def lesson(state: TrainState, batch: Transition) -> tuple[Transition, Array]:
+            return batch, target(state, batch, noises(state, batch)[1][0])
+
+        def update(state: TrainState, batch: Transition) -> tuple[TrainState, Metrics]:
+            key, noise = noises(state, batch)
+            state, metrics = fit(state, batch, target(state, batch, noise[0]))
+            state = state.replace(targets=polyak(state.targets, state.params["critic"], self.tau))
             if actor_share == 1:
                 state, actor_metrics = update_actor(state, batch, noise[1])
             else:
@@ -150,4 +156,4 @@ class SAC:
         share = float(actor_share)
         flops = batch_size * ((8 + 4 * share) * w_critic + (2 + 6 * share) * w_actor)
         n |= {"total": sum(n.values()) + n["critic"], "double_critic": n["critic"], "paper": n["critic"]}
-        return Algorithm(init, act, update, n, flops)
+        return Algorithm(init, act, update, n, flops, critic=Critic(lesson, critic_loss, fit))

@@ -29,7 +29,7 @@ import optax
 from rlscale.hypersphere import SphereActor, SphereCritic, on_sphere
 from rlscale.networks import parameter_shapes, tanh_gaussian
 from rlscale.td import count, descend, matmul_weights, moments, polyak, project
-from rlscale.types import Algorithm, Array, EnvSpec, Hyper, Metrics, TrainState, Transition
+from rlscale.types import Algorithm, Array, Critic, EnvSpec, Hyper, Metrics, TrainState, Transition
 
 EPSILON = 1e-8  # added to variances
 
@@ -183,11 +183,11 @@ class SimbaV2:
             later = support + entropy_bonus[:, None]
             return project(probabilities, batch.reward[:, None] + gamma * batch.discount[:, None] * later, support)
 
-        def critic_loss(critic_params: Any, batch: Transition, towards: Array) -> tuple[Array, Array]:
+        def critic_loss(critic_params: Any, batch: Transition, towards: Array) -> tuple[Array, Metrics]:
             """Σ over the critics of the cross-entropy; also returns the first one's mean value."""
             each = logits(critic_params, batch.obs, batch.action)
             loss = sum(-(towards * jax.nn.log_softmax(x)).sum(-1).mean() for x in each)
-            return jnp.asarray(loss), values(each)[0].mean()
+            return jnp.asarray(loss), {"q": values(each)[0].mean()}
 
         def step(state: TrainState, name: str, gradient: Any, learning_rate: Array | float) -> TrainState:
             """Adam by the learning rate that is left at this update, then back to the sphere."""
@@ -209,26 +209,35 @@ class SimbaV2:
             temperature = jnp.exp(state.params["log_temperature"])
             return state, {"actor_loss": loss, "entropy": entropy, "temperature": temperature}
 
-        def update_critic(state: TrainState, batch: Transition, noise: Array) -> tuple[TrainState, Metrics]:
-            (loss, q), gradient = jax.value_and_grad(critic_loss, has_aux=True)(
-                state.params["critic"], batch, target(state, batch, noise)
+        def fit(state: TrainState, batch: Transition, towards: Array) -> tuple[TrainState, Metrics]:
+            (loss, metrics), gradient = jax.value_and_grad(critic_loss, has_aux=True)(
+                state.params["critic"], batch, towards
             )
-            state = step(state, "critic", gradient, state.hyper.learning_rate)
-            state = state.replace(targets=polyak(state.targets, state.params["critic"], self.tau))
-            return state, {"critic_loss": loss, "q": q}
+            return step(state, "critic", gradient, state.hyper.learning_rate), {"critic_loss": loss} | metrics
+
+        def noises(state: TrainState, batch: Transition) -> tuple[Array, Array]:
+            """The next key, and noise [2, B, A]: one draw for both losses, half the kernels."""
+            key, noise_key = jax.random.split(state.key)
+            return key, jax.random.normal(noise_key, (2, *batch.action.shape))
+
+        def scaled(state: TrainState, batch: Transition) -> tuple[Transition, Array]:
+            """Observations as the networks see them and scaled rewards; and the scale."""
+            scale = reward_scale(state.seen)
+            obs, next_obs = normal(state.seen, batch.obs), normal(state.seen, batch.next_obs)
+            return batch._replace(obs=obs, next_obs=next_obs, reward=scale * batch.reward), scale
+
+        def lesson(state: TrainState, batch: Transition) -> tuple[Transition, Array]:
+            """With the actor and temperature as they are, where `update` has moved them before."""
+            rows, _ = scaled(state, batch)
+            return rows, target(state, rows, noises(state, batch)[1][1])
 
         def update(state: TrainState, batch: Transition) -> tuple[TrainState, Metrics]:
             """One step of everything; `q` and the losses are in scaled rewards, `reward_scale` times the task's."""
-            key, noise_key = jax.random.split(state.key)
-            noise = jax.random.normal(noise_key, (2, *batch.action.shape))  # one draw for both losses: half the kernels
-            scale = reward_scale(state.seen)
-            batch = batch._replace(
-                obs=normal(state.seen, batch.obs),
-                next_obs=normal(state.seen, batch.next_obs),
-                reward=scale * batch.reward,
-            )
+            key, noise = noises(state, batch)
+            batch, scale = scaled(state, batch)
             state, metrics = update_actor(state, batch, noise[0])
-            state, of_critic = update_critic(state, batch, noise[1])
+            state, of_critic = fit(state, batch, target(state, batch, noise[1]))
+            state = state.replace(targets=polyak(state.targets, state.params["critic"], self.tau))
             return state.replace(key=key, updates=state.updates + 1), metrics | of_critic | {"reward_scale": scale}
 
         shapes = {
@@ -239,7 +248,8 @@ class SimbaV2:
         n = {name: count(p) for name, p in shapes.items()}
         # The study's N counts the critics that learn, both of two.
         n |= {"total": sum(n.values()) + n["critic"], "double_critic": n["critic"], "paper": n["critic"]}
-        return Algorithm(init, act, update, n, self._flops(shapes, env, batch_size), observe=observe)
+        flops, parts = self._flops(shapes, env, batch_size), Critic(lesson, critic_loss, fit)
+        return Algorithm(init, act, update, n, flops, observe=observe, critic=parts)
 
     def _flops(self, shapes: Any, env: EnvSpec, batch_size: int) -> float:
         """Floating-point operations of one update.

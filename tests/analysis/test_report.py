@@ -187,7 +187,7 @@ def test_a_grid_alone_is_enough_and_what_its_runs_logged_is_drawn(study: Path, d
     folder = copied(study, tmp_path)
     for path in folder.glob("laws*"):
         path.unlink()
-    done = door("report", tmp_path, "name=a", "columns.fresh_loss=critic_loss", "columns.critic_norm=critic_loss")
+    done = door("report", tmp_path, "name=a", "columns.fresh_loss=[critic_loss]", "columns.critic_norm=critic_loss")
     assert done.returncode == 0, done.stderr
     page = Page((folder / "report.html").read_text())
     assert not page.faults and "Best batch size and learning rate" in page.words

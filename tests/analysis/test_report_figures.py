@@ -19,7 +19,7 @@ from analysis.figures.training import training
 from analysis.training import Columns, one_run
 
 COLUMNS = Columns(
-    "critic_loss", "validation_critic_loss", "critic_norm", "grad_norm_small", "grad_norm_big", (64, 1024)
+    ("critic_loss",), ("validation_critic_loss",), "critic_norm", "grad_norm_small", "grad_norm_big", (64, 1024)
 )
 
 

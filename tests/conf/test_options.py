@@ -110,6 +110,35 @@ def test_every_option_is_a_job(option: str, monkeypatch: pytest.MonkeyPatch) -> 
         assert made.learner().n_params["total"] > 0
 
 
+def test_any_diagnostics_can_be_attached_and_none_are_part_of_a_run() -> None:
+    plain, names = job(), of("diagnostics")
+    for some in (*([name] for name in names), names):
+        made = job(f"diagnostics=[{','.join(some)}]")
+        assert sorted(made.diagnostics.names) == sorted(some)
+        assert made.spec == plain.spec and made.members == plain.members
+    widths = job("diagnostics=[passive_critic]", "diagnostics.passive_critic.widths=[8,16]").passive()
+    assert list(widths) == [8, 16] and widths[16].n_params["critic"] > widths[8].n_params["critic"]
+    assert plain.diagnostics.names == [] and plain.passive() == {}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("diagnostics=[validation]", "diagnostics.validation.every=0"), "diagnostics.validation.every=0: give"),
+        (("diagnostics=[newest_td]", "diagnostics.newest_td.newest=0"), "diagnostics.newest_td.newest=0: give"),
+        (("diagnostics=[gradient_noise]", "diagnostics.gradient_noise.batches=[64,64]"), "batches=[64, 64]: give two"),
+        (("diagnostics=[passive_critic]", "diagnostics.passive_critic.widths=[]"), "widths=[]: give one width"),
+        (("diagnostics=[passive_critic]", "algorithm=pql"), "algorithm=pql has no width"),
+        (("diagnostics=[validation]", "compute.replay=host"), "set compute.replay=auto"),
+        (("+diagnostics={sigma:{a:1}}",), "diagnostics.sigma={'a': 1}: there is no such key; choose one of"),
+    ],
+)
+def test_diagnostics_that_cannot_be(words: tuple[str, ...], said: str) -> None:
+    with pytest.raises(Mistake) as mistake:
+        job(*words)
+    assert said in str(mistake.value)
+
+
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=[pytest.mark.slow] * n.startswith("qscaled/")) for n in of("hparams")]
 )

@@ -141,6 +141,7 @@ def probe(env: EnvSpec, traces: list[int] | None = None, drifting: bool = False)
 
 LEARNERS: dict[str, Callable[[EnvSpec], Algorithm]] = {
     "sac": functools.partial(real, "sac"),
+    "bro": functools.partial(real, "bro", actor_blocks=0, blocks=1, quantiles=5),
     "pql": functools.partial(real, "pql", lag=1),  # with its window, its statistics and its hand-over
     "simbav2": functools.partial(real, "simbav2", atoms=11),  # with what it keeps of each copy
     "probe": probe,

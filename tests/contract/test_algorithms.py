@@ -96,6 +96,27 @@ def test_counter_and_key_advance(it: Learner) -> None:
     assert same(state.hyper, start(it).hyper)
 
 
+def test_the_parts_of_the_critics_update_are_those_of_the_update(it: Learner) -> None:
+    """The lesson's loss is the one that the update reports, and `fit` takes the update's step of the critic alone."""
+    state, critic = train(it, start(it), 3), it.algorithm.critic
+    assert critic is not None
+
+    @jax.jit
+    def parts(state: TrainState, batch: Transition) -> Any:
+        rows, target = critic.lesson(state, batch)
+        return critic.loss(state.params["critic"], rows, target)[0], critic.fit(state, rows, target)
+
+    loss, (fitted, metrics) = parts(state, batch(7))
+    after, of_update = it.update(state, batch(7))
+    # SimbaV2's update moves the actor before the critic, so its targets are an actor's step away
+    tolerance = 0.05 if it.fields["name"] == "simbav2" else 1e-5
+    assert loss == pytest.approx(float(of_update["critic_loss"]), rel=tolerance)
+    assert loss == pytest.approx(float(metrics["critic_loss"]), rel=1e-5)
+    for a, b in zip(data(fitted.params["critic"]), data(after.params["critic"]), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=ETA * tolerance)
+    assert same(fitted.params["actor"], state.params["actor"]) and same(fitted.targets, state.targets)
+
+
 def test_targets_move_by_tau(it: Learner) -> None:
     """From a copy of the critic, and each time by exactly τ of the way to the new one."""
     if "tau" not in it.fields:
