@@ -14,7 +14,7 @@ from tests.smoke.desk import Desk
 # one process for all jobs: that of a size and batch size is compiled once for every σ
 SWEEP = ("-m", "sweep=quickstart-size", "hydra/launcher=basic", "budget.env_steps=2400")
 PACK = ("seed=[0,1]", "hparams.batch_size=32,64")
-# So short a run learns little, at first less than nothing: the floor is below that, so that every setting reaches a level.
+# So short a run learns little, at first less than nothing: with this floor every setting reaches a level.
 LEVELS = ("reference=control", "reference.floor.pendulum=-1800", "reference.thresholds=[20,100,200]")
 
 
