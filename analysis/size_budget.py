@@ -122,7 +122,8 @@ def power_law(budgets: Floats, values: Floats) -> tuple[Any, Any]:
     dx = (x - mean_x[..., None]) * seen
     spread = np.asarray((dx**2).sum(axis=-1))
     exponent = (dx * y).sum(axis=-1) / np.where((spread > 0) & (count > 1), spread, np.nan)
-    return np.exp(mean_y - exponent * mean_x), exponent
+    with np.errstate(over="ignore"):  # budgets that hardly differ give any exponent
+        return np.exp(mean_y - exponent * mean_x), exponent
 
 
 def _power(
@@ -132,6 +133,8 @@ def _power(
     coefficient, exponent = map(float, power_law(budgets[:used], values[:used]))
     coefficients, exponents = power_law(budget_draws[:, :used], value_draws[:, :used])
     y, predicted = np.log(values), np.log(coefficient) + exponent * np.log(budgets)
+    with np.errstate(over="ignore", invalid="ignore"):  # a draw whose budgets hardly differ may have any exponent
+        lines = [coefficients * f**exponents for f in budgets]
     fitted, held = slice(0, used), slice(used, None)
     rivals = {"constant": np.full_like(y, y[fitted].mean())}
     if name in ("data", "compute"):
@@ -144,7 +147,7 @@ def _power(
         "error_held_out": _rms(y[held] - predicted[held]),
         **{f"error_{rival}": _rms(y[held] - guess[held]) for rival, guess in rivals.items()},
         "predicted": [float(v) for v in np.exp(predicted)],
-        "predicted_ci95": [interval(coefficients * f**exponents) for f in budgets],
+        "predicted_ci95": [interval(np.asarray(line)) for line in lines],
     }  # fmt: skip
 
 
