@@ -35,7 +35,8 @@ def job(algorithm: str, utd: str, num_envs: int, **budget: Any) -> Job:
     config["benchmark"]["num_envs"] = num_envs
     config["hparams"]["batch_size"] = 16
     config["budget"] |= budget
-    return job_from(config | {"checkpoint": {"every": None}, "utd": utd, "seed": 0, "dry": False}, {}, ())
+    rest = {"checkpoint": {"every": None}, "utd": utd, "seed": 0, "split": None, "dry": False}
+    return job_from(config | rest, {}, ())
 
 
 SMALL = [(f"1/{2**k}", 4096) for k in range(10, 17)] + [("1/64", 16), ("3/4000", 24)]

@@ -192,7 +192,7 @@ def test_every_task_takes_every_backend(task: str) -> None:
     """Traced, not compiled: what a step takes and gives has the shapes that the suite promises."""
     for backend in brax.BACKENDS:
         bench = Brax("brax", task, backend, 2, 1000)
-        functions, (obs_dim, action_dim, _) = bench.functions(), bench.spec()
+        functions, (obs_dim, action_dim, *_) = bench.functions(), bench.spec()
         state, _ = jax.eval_shape(functions.init, jax.random.PRNGKey(0))
         after, step = jax.eval_shape(functions.step, state, jnp.zeros(action_dim))
         kinds = [[(x.shape, x.dtype) for x in jax.tree.leaves(each)] for each in (state, after)]

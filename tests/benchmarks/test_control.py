@@ -175,8 +175,8 @@ def test_mapped_and_single_copies_agree() -> None:
 
 
 def test_shapes() -> None:
-    assert Control("control", "pendulum", 1).spec() == (3, 1, 200)
-    assert Control("control", "cartpole_swingup", 1).spec() == (5, 1, 1000)
+    assert Control("control", "pendulum", 1).spec()[:3] == (3, 1, 200)
+    assert Control("control", "cartpole_swingup", 1).spec()[:3] == (5, 1, 1000)
 
 
 def test_mistakes() -> None:

@@ -136,7 +136,7 @@ def test_an_action_is_repeated_and_its_rewards_summed() -> None:
 
 @pytest.mark.parametrize(("repeat", "steps"), [(1, 1000), (2, 500), (3, 334), (1000, 1)])
 def test_the_limit_is_counted_in_the_agents_steps(repeat: int, steps: int) -> None:
-    assert DMC("dmc", "cheetah-run", 1, repeat).spec() == (17, 6, steps)
+    assert DMC("dmc", "cheetah-run", 1, repeat).spec()[:3] == (17, 6, steps)
 
 
 def test_a_repeated_action_stops_where_the_episode_does() -> None:
@@ -191,7 +191,7 @@ def test_actions_reach_the_ends_of_the_tasks_own_box() -> None:
 def test_lqr_has_an_end_here() -> None:
     """The suite gives these neither a time limit nor limits of the action, and a true end at the origin."""
     bench = DMC("dmc", "lqr-lqr_2_1", 1, 1)
-    assert bench.spec() == (4, 1, 1000)
+    assert bench.spec()[:3] == (4, 1, 1000)
     env = bench.make(seed=0)
     env.reset()
     inner = env._copies[0]._env  # type: ignore[attr-defined]
@@ -243,7 +243,7 @@ def test_every_name_of_the_suite_is_known(monkeypatch: Any) -> None:
 @pytest.mark.parametrize("task", TASKS)
 def test_every_task_runs(task: str) -> None:
     bench = DMC("dmc", task, 1, 1)
-    obs_dim, action_dim, limit = bench.spec()
+    obs_dim, action_dim, limit, _ = bench.spec()
     env = bench.make(seed=0)
     assert env.reset().shape == (1, obs_dim) and limit == 1000
     assert env._copies[0]._env._step_limit == limit  # type: ignore[attr-defined]

@@ -92,7 +92,7 @@ def test_the_tasks_own_box_is_reached(registered: Any) -> None:
         return made[-1]
 
     task = registered(entry_point, max_episode_steps=5)
-    assert Gym("gym", task, 1).spec() == (4, 2, 5)  # flat
+    assert Gym("gym", task, 1).spec()[:3] == (4, 2, 5)  # flat
     env = Gym("gym", task, 1).make(seed=0)
     env.reset()
     for size in (-1.0, 0.0, 1.0, 7.0):
@@ -152,7 +152,7 @@ def test_the_papers_tasks_are_made_quietly(tmp_path: Path, monkeypatch: Any, cap
     ],
 )
 def test_shapes(task: str, sizes: tuple[int, int, int]) -> None:
-    assert Gym("gym", task, 1).spec() == sizes
+    assert Gym("gym", task, 1).spec()[:3] == sizes
 
 
 @pytest.mark.parametrize(

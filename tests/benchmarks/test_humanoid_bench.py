@@ -31,7 +31,7 @@ def made(task: str, num_envs: int = 1, seed: int = 7) -> Any:
     ],
 )
 def test_shapes(task: str, sizes: tuple[int, int, int]) -> None:
-    assert HumanoidBench("humanoid_bench", task, 1).spec() == sizes
+    assert HumanoidBench("humanoid_bench", task, 1).spec()[:3] == sizes
 
 
 @pytest.mark.parametrize("task", ["h1-pole-v0", "h1-reach-v0"])  # ends early; draws from NumPy's global generator

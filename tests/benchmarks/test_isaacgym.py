@@ -202,7 +202,7 @@ def test_results_are_the_callers_own() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("spurious", [False, True])
 def test_a_time_out_comes_at_the_limit(spurious: bool) -> None:
-    assert IsaacGym("isaacgym", "Ant", E, spurious).spec() == (6, 2, 40 if spurious else 39)
+    assert IsaacGym("isaacgym", "Ant", E, spurious).spec()[:3] == (6, 2, 40 if spurious else 39)
     ages = []
     with closing(made(spurious=spurious)) as env:
         env.reset()

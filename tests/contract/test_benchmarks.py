@@ -130,7 +130,7 @@ def test_every_option_is_whole(case: tuple[str, str | None]) -> None:
 
 def test_shapes_and_dtypes(case: tuple[str, str | None]) -> None:
     bench = benchmark(*case)
-    obs_dim, action_dim, episode_steps = bench.spec()
+    obs_dim, action_dim, episode_steps, _ = bench.spec()
     assert episode_steps > 0
     env = driver(bench, seed=0)
     obs = env.reset()
