@@ -50,8 +50,8 @@ from rlscale.train import main
 launchers.discover()
 OmegaConf.register_new_resolver("rlscale_scratch", scratch, use_cache=True)
 whole = rlscale.loop.run
-def broken(job, films=(), keeper=None):
-    rows = whole(job, films, keeper)
+def broken(job, *attached):
+    rows = whole(job, *attached)
     yield next(rows)
     yield next(rows)
     raise RuntimeError("in the middle")
