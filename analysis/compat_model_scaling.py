@@ -7,13 +7,15 @@ Its fits, without intervals, are in `analysis.model_scaling`.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
 from analysis.curves import SIZED_CELL, Reference, first_crossings
 from analysis.records import Study
 from analysis.rising import Rising, inferred_resets, rising
-from analysis.sized import FINALS, UNIT, Options, Settings
+from analysis.sized import FINALS, UNIT, Options, Settings, best_settings, raw_levels
 from rlscale.typed import Mistake
 
 NOTE = (
@@ -23,54 +25,39 @@ NOTE = (
 
 
 def settings(study: Study, reference: Reference, metric: str, options: Options) -> Settings:
-    """As sized.settings, by the public code's rules; draws are the points, once. Raises Mistake."""
+    """The best settings by the public code's rules; draws are the points, once. Raises Mistake."""
     by_run = {run_id: part for run_id, part in study.curves.groupby("run_id", sort=False)}
     heads, curves = [], []
     for key, members in study.runs.groupby(SIZED_CELL, sort=True):
-        head = dict(zip(SIZED_CELL, key, strict=True)) | {c: members[c].iloc[0] for c in ("width", "split")}
+        head = dict(zip(SIZED_CELL, key, strict=True)) | {"width": members["width"].iloc[0]}
         seeds = [by_run[run].set_index("env_step")[metric] for run in members["run_id"] if run in by_run]
         curve = _rising(pd.concat(seeds, axis=1), head, options)
         if curve.steps.size:
-            heads.append(head | {"t_max": curve.steps[-1]})
+            heads.append(head | {"t_max": curve.steps[-1], "final": curve.final})
             curves.append(curve)
     if not heads:
         raise Mistake(f"metric={metric}: no selected run has a value of it; choose metric=train_return or eval_return")
-    cells = pd.DataFrame(heads).assign(final=[curve.final for curve in curves])
-    levels = {}
+    cells = pd.DataFrame(heads)
     if (policy := options.policy()) is None:
-        for task in sorted(cells["task"].unique()):
-            floor, ceiling = reference.span(task)
-            levels[task] = floor + np.asarray(reference.thresholds) * (ceiling - floor) / UNIT
+        levels, thresholds = raw_levels(reference, cells["task"]), np.asarray(reference.thresholds, dtype=float)
     else:
         counted = options.least.counts(cells["sigma"], cells["n_params"])
         levels = policy.levels(cells.loc[counted, FINALS])
-        levels = {task: levels[task] for task in sorted(levels)}
-    crossed = np.array(
+        thresholds = np.linspace(0, UNIT, len(next(iter(levels.values()))))
+    point = np.array(
         [first_crossings(c.steps, c.values, levels[t]) for c, t in zip(curves, cells["task"], strict=True)]
     )
-    rows, data, batch, limit = [], [], [], []
-    columns = np.arange(crossed.shape[1])
-    for _, at in cells.groupby(["task", "sigma", "n_params"], sort=True):
-        winner = at.index.to_numpy()[crossed[at.index].argmin(axis=0)]  # the smallest batch size of those that tie
-        rows.append(at.iloc[0][["task", "utd", "sigma", "n_params", "width", "split"]].to_dict())
-        data.append(crossed[winner, columns])
-        batch.append(cells["batch_size"].to_numpy(float)[winner])
-        limit.append(float(at["t_max"].max()))
-    points = np.stack(data)
-    thresholds = np.asarray(reference.thresholds, float) if policy is None else np.linspace(0, UNIT, len(columns))
-    return Settings(
-        pd.DataFrame(rows), thresholds, levels, points, points[:, None, :], np.stack(batch), np.array(limit), []
-    )
+    return best_settings(cells, point, point[:, None, :], thresholds, levels, [])
 
 
-def _rising(returns: pd.DataFrame, head: dict[str, object], options: Options) -> Rising:
+def _rising(returns: pd.DataFrame, head: dict[str, Any], options: Options) -> Rising:
     """One configuration's rising mean curve, of the rows that count."""
     returns = returns.sort_index()
     steps = returns.index.to_numpy(float)
     limits = options.max_steps or {}
-    last = float(limits.get(str(head["task"]), limits.get("default", steps[-1])))
+    last = float(limits.get(head["task"], limits.get("default", steps[-1])))
     last = min(last, float(steps[-1]))
     resets = np.empty(0)
     if options.resets not in (None, "logged"):
-        resets = inferred_resets(int(float(options.resets)), float(str(head["sigma"])), last)
+        resets = inferred_resets(int(float(options.resets)), head["sigma"], last)
     return rising(steps, returns.to_numpy(float), resets, last)

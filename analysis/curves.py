@@ -17,7 +17,7 @@ from analysis.uncertainty import Bootstrap, Floats
 from rlscale.typed import Mistake
 
 CELL = ["task", "utd", "sigma", "batch_size", "learning_rate"]  # what the seeds of one configuration share …
-SIZED_CELL = [*CELL, "n_params"]  # … in a study of several model sizes
+SIZED_CELL = [*CELL, "n_params", "split"]  # … in a study of several model sizes
 LEAST_SHARED = 0.9  # of the rarest seed's steps: below that the seeds do not log at the same steps
 Track = Callable[[Iterable[Any], int, str], Iterable[Any]]  # (items, how many, label) → the same items, shown passing
 
@@ -179,7 +179,7 @@ def crossings(
     level is reached (the papers'), half a logging interval late on average.
     """
     thresholds = np.asarray(reference.thresholds, dtype=float)
-    cells, dropped = _join_cells(study, reference, metric)
+    cells, dropped = joined(study, reference, metric)
     if not cells:
         raise Mistake(f"metric={metric}: no selected run has a value of it; choose metric=train_return or eval_return")
 
@@ -196,7 +196,7 @@ def crossings(
     return Crossings(pd.DataFrame([row for row, _ in cells]), thresholds, points, draws, [c for _, c in cells], dropped)
 
 
-def _join_cells(
+def joined(
     study: Study, reference: Reference, metric: str
 ) -> tuple[list[tuple[dict[str, Any], Curve]], list[tuple[str, str]]]:
     """Each configuration's row of `Crossings.cells` with its curve, and what was left out. Tables are read once, as
@@ -205,7 +205,7 @@ def _join_cells(
     raw = study.curves[metric].to_numpy(dtype=float)
     starts = np.flatnonzero(np.append(True, ids[1:] != ids[:-1])) if len(ids) else np.empty(0, dtype=int)
     rows_of = {ids[a]: slice(a, b) for a, b in zip(starts, np.append(starts[1:], len(ids)), strict=True)}
-    keys, told = (SIZED_CELL, ["width", "split"]) if study.sized else (CELL, [])
+    keys, told = (SIZED_CELL, ["width"]) if study.sized else (CELL, [])
     runs = study.runs.sort_values([*keys, "seed", "run_id"], ignore_index=True)
     group = runs.groupby(keys, sort=False).ngroup().to_numpy()
     columns = {name: runs[name].tolist() for name in (*keys, *told, "run_id", "status")}

@@ -21,14 +21,13 @@ from analysis.curve_files import read as read_curves
 from analysis.fit_door import read
 from analysis.logged import rolling_mean
 from analysis.origin import origin
-from analysis.records import Select, Study, load
+from analysis.records import SIZE_FIELDS, Select, Study, common_spec, load
 from analysis.uncertainty import Bootstrap, Floats
 from rlscale.door import door
 from rlscale.store import study_root
 from rlscale.typed import Mistake, typed
 
 OURS = re.compile(r"passive_validation_critic_loss_w(\d+)")  # a column for each passive critic beside a learner
-SIZES = ("width", "passive_width", "n_params", "size")  # fields in which the learners may differ
 Cell = tuple[Any, ...]
 Parts = list[tuple[Floats, Floats]]  # of each seed: env steps and values
 
@@ -76,7 +75,7 @@ def main(cfg: DictConfig) -> None:
     bootstrap = typed(Bootstrap, config.bootstrap, "bootstrap")
     root = study_root()
     study = load(root, select)
-    same_learner(study)
+    common_spec(study, free=(*SIZE_FIELDS, "passive_width"))
     came = origin(root, list(study.runs["run_id"]))
     known = set(came.columns)
     logged = [name for name in columns.names if name in known] + sorted(c for c in known if OURS.fullmatch(c))
@@ -104,19 +103,6 @@ def main(cfg: DictConfig) -> None:
     emit.write({path: emit.to_json(found)}, config.replace)
     tell(found)
     show.say(f"written: {path}; the figures: python -m analysis.report name={config.name}")
-
-
-def same_learner(study: Study) -> None:
-    """Raises Mistake where the runs differ in more than σ, B, η, task, seed and size."""
-    for part, free in (("algorithm", SIZES), ("benchmark", ("task",))):
-        bodies = [{k: v for k, v in study.specs[r][part].items() if k not in free} for r in study.runs["run_id"]]
-        for key in sorted({key for body in bodies for key in body}):
-            values = sorted({repr(body.get(key)) for body in bodies})
-            if len(values) > 1:
-                raise Mistake(
-                    f"the selected runs differ in {part}.{key} ({' and '.join(values[:3])}): losses of different "
-                    "learners are not one law; narrow it with select.sweep, select.algorithm or select.benchmark"
-                )
 
 
 class Curves:

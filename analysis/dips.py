@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 
@@ -13,7 +14,9 @@ from analysis.rising import inferred_resets, out_of_dips
 from analysis.uncertainty import Floats
 
 
-def counted(study: Study, metric: str, resets: float | str | None, max_steps: Mapping[str, float] | None) -> Study:
+def counted(
+    study: Study, metric: str, resets: float | Literal["logged"] | None, max_steps: Mapping[str, float] | None
+) -> Study:
     """The study without the rows after `max_steps` of their task, and without those in dips of a configuration's mean.
 
     `resets`: ``logged`` (from the runs' column `reset`), gradient steps between resets (for runs that did not log
@@ -24,9 +27,11 @@ def counted(study: Study, metric: str, resets: float | str | None, max_steps: Ma
         task = dict(zip(study.runs["run_id"], study.runs["task"], strict=True))
         limit = curves["run_id"].map(lambda run: max_steps.get(task[run], max_steps.get("default", np.inf)))
         curves = curves[(curves["env_step"] <= limit).to_numpy()]
+    if resets is None:
+        return replace(study, curves=curves.reset_index(drop=True))
     by_run = {run_id: part for run_id, part in curves.groupby("run_id", sort=False)}
     gone = []
-    for key, members in study.runs.groupby(SIZED_CELL, sort=True) if resets is not None else ():
+    for key, members in study.runs.groupby(SIZED_CELL, sort=True):
         sigma = float(key[SIZED_CELL.index("sigma")])
         parts = [by_run[run_id] for run_id in members["run_id"] if run_id in by_run]
         curve = join_seeds([(p["env_step"].to_numpy(float), p[metric].to_numpy(float), False) for p in parts])
@@ -35,7 +40,7 @@ def counted(study: Study, metric: str, resets: float | str | None, max_steps: Ma
         if resets == "logged":
             at = logged_resets(parts[0]["env_step"].to_numpy(float), parts[0]["reset"].to_numpy(float))
         else:
-            at = inferred_resets(int(float(resets or 0)), sigma, float(curve.steps[-1]))
+            at = inferred_resets(int(resets), sigma, float(curve.steps[-1]))
         left = curve.steps[~out_of_dips(curve.steps, curve.mean, at)]
         gone += [p.index[p["env_step"].isin(left)] for p in parts]
     kept = curves.drop(index=np.concatenate(gone)) if gone else curves

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -21,8 +21,11 @@ from analysis.uncertainty import Bootstrap
 from rlscale.hparams import PowerLaw
 from rlscale.typed import Mistake, typed
 
+if TYPE_CHECKING:
+    from analysis.hparams import Config
 
-def emit_fit(config: Any, study: Study, spec: Mapping[str, Any], reference: Reference, root: Path) -> None:
+
+def emit_fit(config: Config, study: Study, spec: Mapping[str, Any], reference: Reference, root: Path) -> None:
     """B*(σ, N) and η*(σ, N) of a study of several model sizes, and the options that run them. Raises Mistake."""
     if config.compat == "qscaled" or config.law != "power":
         key = "law=offset" if config.law != "power" else "compat=qscaled"
@@ -32,9 +35,10 @@ def emit_fit(config: Any, study: Study, spec: Mapping[str, Any], reference: Refe
     public = config.compat == "model_scaling"
     bootstrap = typed(Bootstrap, config.bootstrap, "bootstrap")
     options = typed(sized.Options, config.size, "size")
-    _, crossed, reference = sized.settings(
+    crossed, reference = sized.sized_crossings(
         study, reference, config.metric, options, bootstrap, show.tracked, interpolate=False
     )
+    crossed = crossed.take(crossed.cells["split"] == "fit")  # runs that are to be predicted are not fitted
     average = "arithmetic" if public else config.average
     found = {q: best(crossed, q, config.threshold, average, bootstrap) for q in QUANTITIES}
     fits, notes = size_batch.fits(found, public, bootstrap)

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from analysis import compat_model_scaling, emit, show
@@ -19,25 +20,39 @@ from analysis.size_data import SizeLaws, as_public_code, errors, fit_levels, spl
 from analysis.size_fits import Points, fit_size_batch
 from analysis.size_fitted import budgets
 from analysis.size_laws import AVERAGE
-from analysis.sized import Options, Settings, settings
+from analysis.sized import Options, Settings, best_settings, raw_levels, sized_crossings
 from analysis.uncertainty import Bootstrap, Floats
 from rlscale.spec import SPLITS
 from rlscale.typed import Mistake
 
+if TYPE_CHECKING:
+    from analysis.laws import Config
+
 PUBLIC_BATCH = 256.0  # what the follow-up's code counts compute with, whatever was run
 PUBLISHED = {"fit": 0.100, "interpolate": 0.149, "extrapolate": 0.180}  # its mean errors of D_J on its own runs (§7)
-PUBLIC_HELD = 5
+PUBLIC_HELD = 5  # highest levels that it keeps out of its power laws in F
 
 
 def laws(
-    config: Any, study: Study, reference: Reference, options: Options, bootstrap: Bootstrap, provenance: dict[str, Any]
+    config: Config,
+    study: Study,
+    reference: Reference,
+    options: Options,
+    bootstrap: Bootstrap,
+    provenance: dict[str, Any],
 ) -> tuple[dict[str, Any], dict[str, Floats]]:
     """laws.json and its draws. Raises Mistake."""
     public = config.compat == "model_scaling"
     if public:
         found = compat_model_scaling.settings(study, reference, config.metric, options)
     else:
-        found, *_ = settings(study, reference, config.metric, options, bootstrap, show.tracked, config.interpolate)
+        crossed, reference = sized_crossings(
+            study, reference, config.metric, options, bootstrap, show.tracked, config.interpolate
+        )
+        levels = raw_levels(reference, crossed.cells["task"])
+        found = best_settings(
+            crossed.cells, crossed.point, crossed.draws, crossed.thresholds, levels, list(crossed.dropped)
+        )
     fitted = to_fit(found, config.holdout, options.fit_up_to)
     if public:
         fits = as_public_code(_part(found, fitted), options.exponents, options.least, bootstrap.draws, show.tracked)
@@ -46,7 +61,7 @@ def laws(
     batch, notes = ({"constant": PUBLIC_BATCH}, [compat_model_scaling.NOTE]) if public else batch_of(found, fitted)
     widths: dict[str, dict[str, float]] = {}
     for row in found.cells.itertuples():
-        if row.width == row.width and row.width is not None:  # neither NaN nor missing
+        if pd.notna(row.width):
             widths.setdefault(row.task, {})[str(int(row.width))] = float(row.n_params)
     used = {u for (task, _), law in fits.laws.items() if task != AVERAGE for u in _utds(found, task, law.points)}
     result = {
@@ -85,9 +100,8 @@ def to_fit(found: Settings, holdout: Any, up_to: float | None) -> NDArray[np.boo
     held = {str(Fraction(str(u))) for u in holdout}
     if unknown := held - set(found.cells["utd"]):
         raise Mistake(f"holdout={sorted(unknown)[0]}: no selected run has this σ; choose of those that were run")
-    split = found.cells["split"].fillna("fit")
     small = found.cells["n_params"] <= (np.inf if up_to is None else up_to)
-    return np.asarray((split == "fit") & ~found.cells["utd"].isin(held) & small)
+    return np.asarray((found.cells["split"] == "fit") & ~found.cells["utd"].isin(held) & small)
 
 
 def _part(found: Settings, keep: NDArray[np.bool_]) -> Settings:
@@ -135,7 +149,7 @@ def _row(found: Settings, fits: SizeLaws, task: str, j: int) -> dict[str, Any]:
     names = {float(s): u for s, u in zip(found.cells["sigma"], found.cells["utd"], strict=True)}
     where = {}
     if task != AVERAGE:
-        mine = found.cells[found.cells["task"] == task]
+        mine = found.cells[(found.cells["task"] == task) & (found.cells["split"] == "fit")]
         where = {(r.sigma, r.n_params): (r.width, found.batch[r.Index, j]) for r in mine.itertuples()}
     points = []
     p = fit.points
@@ -168,7 +182,7 @@ def in_sample(found: Settings, fits: SizeLaws, fitted: NDArray[np.bool_]) -> dic
     }
 
 
-def write(config: Any, result: Mapping[str, Any], arrays: Mapping[str, Floats], folder: Path) -> None:
+def write(config: Config, result: Mapping[str, Any], arrays: Mapping[str, Floats], folder: Path) -> None:
     """laws.json and its draws, and what they say on the terminal."""
     files: dict[Path, str | bytes] = {folder / "laws.json": emit.to_json(result)}
     files[folder / "laws_draws.npz"] = emit.to_npz(arrays)

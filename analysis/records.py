@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.curve_files import read
+from rlscale.spec import SPLITS
 from rlscale.typed import Mistake, nearest
 
 RUN_COLUMNS = [
@@ -48,9 +49,9 @@ class Study:
     """The selected runs, sorted by run_id so that nothing depends on the order of folders.
 
     `runs`: one row per run, RUN_COLUMNS (`utd` is exact text such as "1/4", `sigma` the same as a float; `hparams` and
-    `sweep` are the option names of the first asker, `split` the first that any named; a number that nobody measured is
-    NaN). `curves`: CURVE_COLUMNS, the metrics asked for, and run_id; one row per logging point, rising in env_step
-    within a run.
+    `sweep` are the option names of the first asker, `split` the first that any named, else fit; a number that nobody
+    measured is NaN). `curves`: CURVE_COLUMNS, the metrics asked for, and run_id; one row per logging point, rising in
+    env_step within a run.
     `dropped`: run_id, reason. `specs`: run_id → the record's spec.
     """
 
@@ -83,7 +84,7 @@ def load(root: Path, select: Select, metrics: Sequence[str] = (), optional: Sequ
                 record = json.loads(file.read())
             row = _row(name, record)
             askers = list(_askers(folder, record))
-            row["split"] = next((a["split"] for a in askers if a.get("split")), None)
+            row["split"] = next((a["split"] for a in askers if a.get("split")), SPLITS[0])
         except FileNotFoundError:
             dropped.append((name, "not finished: there is no record.json"))
             continue
@@ -190,13 +191,14 @@ def _nothing(root: Path, select: Select, seen: list[dict[str, Any]]) -> str:
     return f"{' '.join(select.as_overrides()) or 'select'}: no run in {root} matches all of these; drop one of them"
 
 
-def common_spec(study: Study) -> dict[str, dict[str, Any]]:
+def common_spec(study: Study, free: Collection[str] | None = None) -> dict[str, dict[str, Any]]:
     """What all selected runs share: ``{algorithm, benchmark (without task), budget}``.
 
     Raises Mistake naming the first key in which they differ: curves of different learners are not one law, and runs of
-    two collections may be the same runs twice. Runs that differ in N may differ in what makes it: SIZE_FIELDS, which
-    are left out then where they do.
+    two collections may be the same runs twice. In the learner's fields `free` they may differ, which are left out then;
+    None: in SIZE_FIELDS where they differ in N.
     """
+    free = (SIZE_FIELDS if study.sized else ()) if free is None else free
     collections = sorted(
         {str(study.specs[run_id].get("source", "this study's own")) for run_id in study.runs["run_id"]}
     )
@@ -211,7 +213,7 @@ def common_spec(study: Study) -> dict[str, dict[str, Any]]:
         keys = sorted({key for body in bodies for key in body} - ({"task"} if part == "benchmark" else set()))
         for key in keys:
             values = sorted({json.dumps(body.get(key), sort_keys=True) for body in bodies})
-            if len(values) > 1 and part == "algorithm" and key in SIZE_FIELDS and study.sized:
+            if len(values) > 1 and part == "algorithm" and key in free:
                 bodies[0].pop(key, None)
             elif len(values) > 1:
                 raise Mistake(

@@ -203,10 +203,9 @@ def _table(found: Settings, least: Least, tasks: Sequence[str]) -> tuple[Floats,
 
 def splits(found: Settings, fitted: NDArray[np.bool_]) -> list[str]:
     """What each setting is for [n]; one of the fitted sweep that is held out counts as an extrapolation."""
-    named = found.cells["split"].fillna("fit")
     return [
-        "fit" if used else str(name) if name != "fit" else "extrapolate"
-        for name, used in zip(named, fitted, strict=True)
+        "fit" if used else "extrapolate" if name == "fit" else name
+        for name, used in zip(found.cells["split"], fitted, strict=True)
     ]
 
 
@@ -225,8 +224,7 @@ def errors(found: Settings, laws: SizeLaws, fitted: NDArray[np.bool_], bootstrap
             spread = np.hypot(law.scatter, seen.std() if seen.size > 1 else 0.0)
             noise = bootstrap.stream(f"size/holdout/{i}/{j}").standard_normal(len(law.draws)) * spread
             with np.errstate(invalid="ignore", over="ignore"):
-                c, a, alpha, b, beta = law.draws.T
-                drawn = c * (1 + (a / cell["sigma"]) ** alpha + (b / cell["n_params"]) ** beta) * np.exp(noise)
+                drawn = SizeDataLaw(*law.draws.T)(cell["sigma"], cell["n_params"]) * np.exp(noise)
             observed, reached = float(found.data[i, j]), bool(np.isfinite(found.data[i, j]))
             rows.append(
                 {

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
-from analysis.curves import Crossings, Reference, Track, crossings, isotonic
+from analysis.curves import Crossings, Reference, Track, crossings, isotonic, joined
 from analysis.dips import counted
 from analysis.records import Study
 from analysis.thresholds import Even, Manual, Policy, QuantileRule, ShareOfGroups
@@ -17,6 +17,7 @@ from analysis.uncertainty import Bootstrap, Floats
 from rlscale.typed import Mistake, convert, nearest, typed
 
 RULES: Mapping[str, type[Policy]] = {"even": Even, "manual": Manual, "quantile": QuantileRule, "share": ShareOfGroups}
+FINALS = ["task", "sigma", "n_params", "final"]  # what a Policy looks at
 RESET = "reset"  # column of a curve: resets of the networks since the row before
 UNIT = 1000.0  # normalised returns: the lowest level is 0 and the highest 1000 where a rule set them
 
@@ -84,17 +85,12 @@ def levelled(study: Study, reference: Reference, metric: str, options: Options) 
     policy = options.policy()
     if policy is None:
         return reference
-    bootstrap = Bootstrap(20, 0, tasks=False)  # only the curves are used
-    found = crossings(study, reference, metric, bootstrap, lambda items, *_: items)
     rows = []
-    for cell, curve in zip(found.cells.itertuples(), found.curves, strict=True):
-        floor, ceiling = reference.span(cell.task)
+    for cell, curve in joined(study, reference, metric)[0]:
+        floor, ceiling = reference.span(cell["task"])
         final = floor + isotonic(curve.steps, curve.mean)[-1] * (ceiling - floor) / UNIT
-        rows.append((cell.task, cell.sigma, cell.n_params, final))
+        rows.append((cell["task"], cell["sigma"], cell["n_params"], final))
     return with_levels(reference, policy, pd.DataFrame(rows, columns=FINALS), options.least)
-
-
-FINALS = ["task", "sigma", "n_params", "final"]  # what a Policy looks at
 
 
 def with_levels(reference: Reference, policy: Policy, finals: pd.DataFrame, least: Least) -> Reference:
@@ -109,7 +105,7 @@ def with_levels(reference: Reference, policy: Policy, finals: pd.DataFrame, leas
     return replace(reference, floor=ends[0], ceiling=ends[1], thresholds=tuple(float(x) for x in first))
 
 
-def settings(
+def sized_crossings(
     study: Study,
     reference: Reference,
     metric: str,
@@ -117,34 +113,41 @@ def settings(
     bootstrap: Bootstrap,
     track: Track,
     interpolate: bool,
-) -> tuple[Settings, Crossings, Reference]:
-    """Crossings of the rows that count, and of these the best setting of each (task, σ, N); with the levels used."""
+) -> tuple[Crossings, Reference]:
+    """Crossings of the rows that count, and the reference with the levels used."""
     study = counted(study, metric, options.resets, options.max_steps)
     reference = levelled(study, reference, metric, options)
-    crossed = crossings(study, reference, metric, bootstrap, track, interpolate)
-    return best_settings(crossed, reference), crossed, reference
+    return crossings(study, reference, metric, bootstrap, track, interpolate), reference
 
 
-def best_settings(crossed: Crossings, reference: Reference) -> Settings:
-    """Of each (task, σ, N) the batch size and learning rate with the fewest env steps, level by level."""
-    heads, data, draws, batch, limit = [], [], [], [], []
-    levels = np.arange(len(crossed.thresholds))
-    for _, at in crossed.cells.groupby(["task", "sigma", "n_params"], sort=True):
-        index = at.index.to_numpy()
-        # one that nothing reached is the one that was run longest
-        order = np.lexsort((-at["t_max"].to_numpy(float),))
-        winner = index[order][crossed.point[index[order]].argmin(axis=0)]  # [J]
-        heads.append(at.iloc[0].to_dict())
-        data.append(crossed.point[winner, levels])
-        draws.append(crossed.draws[winner, :, levels].T)
-        batch.append(crossed.cells["batch_size"].to_numpy(float)[winner])
-        limit.append(float(at["t_max"].max()))
-    cells = pd.DataFrame(heads).drop(columns=["batch_size", "learning_rate", "t_max", "n_seeds", "n_diverged"])
-    raw = {}
-    for task in sorted(cells["task"].unique()):
+def raw_levels(reference: Reference, tasks: Iterable[str]) -> dict[str, Floats]:
+    """The reference's thresholds as raw returns, by task."""
+    found = {}
+    for task in sorted(set(tasks)):
         floor, ceiling = reference.span(task)
-        raw[task] = floor + crossed.thresholds * (ceiling - floor) / UNIT
+        found[task] = floor + np.asarray(reference.thresholds, dtype=float) * (ceiling - floor) / UNIT
+    return found
+
+
+def best_settings(
+    cells: pd.DataFrame, point: Floats, draws: Floats, thresholds: Floats, levels: Mapping[str, Floats],
+    dropped: list[tuple[str, str]],
+) -> Settings:  # fmt: skip
+    """Of each (task, σ, N) and split the batch size and learning rate with the fewest env steps, level by level.
+
+    `cells` [n]: SIZED_CELL, width and t_max; `point` [n, J] and `draws` [n, K, J]: their crossings. Of settings that
+    tie, the smallest batch size counts.
+    """
+    heads, data, drawn, batch, limit = [], [], [], [], []
+    columns = np.arange(len(thresholds))
+    for _, at in cells.groupby(["task", "sigma", "n_params", "split"], sort=True):
+        winner = at.index.to_numpy()[point[at.index].argmin(axis=0)]  # [J]
+        heads.append(at.iloc[0][["task", "utd", "sigma", "n_params", "split", "width"]].to_dict())
+        data.append(point[winner, columns])
+        drawn.append(draws[winner, :, columns].T)
+        batch.append(cells["batch_size"].to_numpy(float)[winner])
+        limit.append(float(at["t_max"].max()))
     return Settings(
-        cells, crossed.thresholds, raw, np.stack(data), np.stack(draws), np.stack(batch), np.array(limit),
-        list(crossed.dropped),
+        pd.DataFrame(heads), thresholds, levels, np.stack(data), np.stack(drawn), np.stack(batch), np.array(limit),
+        dropped,
     )  # fmt: skip

@@ -132,7 +132,7 @@ def test_other_splits_are_predicted_and_not_fitted(fitted: Path, door: Door, tmp
     SizeWorld().write_fitted(tmp_path)
     beyond = SizeWorld(utds=("8",), widths=(256,))
     beyond.write_fitted(tmp_path, split="extrapolate")
-    done = door("laws", tmp_path, "name=size", FEW, "'holdout=[4]'".strip("'"))
+    done = door("laws", tmp_path, "name=size", FEW, "holdout=[4]")
     assert done.returncode == 0, done.stderr
     found = read(tmp_path, "laws.json")
     assert set(found["errors"]) == {"fit", "extrapolate"} and found["errors"]["extrapolate"]["published"] == 0.18
@@ -142,6 +142,18 @@ def test_other_splits_are_predicted_and_not_fitted(fitted: Path, door: Door, tmp
     for h in found["holdout"]:
         assert abs(h["signed_error"]) < 0.4
     assert "8" in done.stdout and "extrapolate" in done.stdout
+
+
+def test_runs_of_another_split_are_never_fitted(fitted: Path, door: Door, tmp_path: Path) -> None:
+    """Not even at a (σ, N) that was fitted too, where they are faster than what was fitted."""
+    SizeWorld().write_fitted(tmp_path)
+    fast = SizeWorld(utds=("1",), widths=(32,), data={"pendulum": (400.0, 1.0, 0.8, 600.0, 1.0)})
+    fast.write_cell(tmp_path, "pendulum", "1", 32, 512, {"hparams": "constant", "sweep": None, "split": "baseline"})
+    assert door("laws", tmp_path, "name=size", FEW).returncode == 0
+    assert door("laws", fitted, "name=alone", FEW).returncode == 0
+    found, alone = read(tmp_path, "laws.json"), json.loads((fitted / "fits" / "alone" / "laws.json").read_text())
+    assert found["data"] == alone["data"]
+    assert {(h["split"], h["utd"], h["width"]) for h in found["holdout"]} == {("baseline", "1", 32)}
 
 
 def test_larger_sizes_can_be_held_out(fitted: Path, door: Door) -> None:
@@ -156,14 +168,14 @@ MISTAKES = {
     "compat=qscaled": "compat=qscaled: the selected runs differ in model size",
     "holdout=most_data": "holdout=most_data: with several model sizes list σ",
     "holdout=[16]": "holdout=16: no selected run has this σ",
-    "+size.levels={rule: best}": "size.levels.rule=best: there is no such rule; choose one of",
+    "size.levels={rule: best}": "size.levels.rule=best: there is no such rule; choose one of",
     "size.resets=-1": "size.resets=-1: give gradient steps above 0, logged, or null",
 }
 
 
 @pytest.mark.parametrize("word", MISTAKES)
 def test_mistakes(fitted: Path, door: Door, word: str) -> None:
-    done = door("laws", fitted, "name=other", FEW, word.replace("+size.levels", "size.levels"))
+    done = door("laws", fitted, "name=other", FEW, word)
     assert done.returncode == 2 and MISTAKES[word] in done.stderr
     assert not (fitted / "fits" / "other").exists()
 

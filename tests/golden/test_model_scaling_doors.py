@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 REPO = Path(__file__).resolve().parents[2]
-SUITES = {"dmc": "dmc", "dog_humanoid": "dog_humanoid"}  # of the golden files: option of conf/size/model_scaling
+SUITES = ("dmc", "dog_humanoid")  # of the golden files, and options of conf/size/model_scaling
 SIZES = "source.n_params={xs: 550000, s: 1050000, sm: 2830000, m: 4920000, l: 26310000}"
 
 pytestmark = pytest.mark.slow
@@ -57,7 +57,7 @@ def test_levels_crossings_and_averaged_fits_of_the_ablations(ablations: Path, pu
     case = golden["ms_16_dmc_curves_to_crossings"]["suites"][suite]
     tasks = sorted(case["J_min"])
     chosen = f"select.tasks=[{','.join(tasks)}]"
-    found = laws(ablations, suite, chosen, f"size=model_scaling/{SUITES[suite]}", "compat=model_scaling")
+    found = laws(ablations, suite, chosen, f"size=model_scaling/{suite}", "compat=model_scaling")
 
     by_task: dict[str, list[Any]] = {}
     for row in found["data"]:
