@@ -9,6 +9,8 @@ VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 BENCH_STAMP := $(VENV)/.installed-bench
+# One worker for the tests of a file, which share fixtures and what they compile.
+FAST := $(PY) -m pytest -m "not slow" -n 2 --dist loadfile
 PIP_INSTALL := $(PY) -m pip install -qq --disable-pip-version-check -c constraints.txt $(PIP_FLAGS)
 
 .PHONY: help install quickstart test test-slow test-all check format bench learn heldout calibration clean
@@ -24,7 +26,7 @@ quickstart: install ## the whole loop on two small tasks: sweep, laws, fitted sw
 	$(PY) -m launchers.quickstart
 
 test: install ## the fast tests
-	$(PY) -m pytest -m "not slow" -n 2
+	$(FAST)
 
 test-slow: install ## the slow tests: real command lines, kills, engines, learners that learn
 	$(PY) -m pytest -m slow -n 2 --durations 15
@@ -36,7 +38,7 @@ check: install ## what a commit must pass: format, lint, types, fast tests
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
-	$(PY) -m pytest -m "not slow" -n 2
+	$(FAST)
 
 format: install ## rewrite the code in the house format
 	$(VENV)/bin/ruff check --fix .

@@ -292,6 +292,7 @@ def test_a_learner_that_diverges_is_recorded_so(study: Path) -> None:
         recording.release()
 
 
+@pytest.mark.slow
 def test_sac_learns_to_track() -> None:
     """A known best return of 10; a policy that acts at random earns 3.3."""
     asked = Asked("toy", env_steps=1000, warmup_steps=200, log_every=200, members=(Member(0, 3e-3), Member(1, 3e-3)))

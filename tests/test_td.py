@@ -8,6 +8,8 @@ import pytest
 
 from rlscale.td import moments, project
 
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
 
 def slow_project(probabilities: np.ndarray, atoms: np.ndarray, support: np.ndarray) -> np.ndarray:
     """One row, atom by atom: to the neighbours below and above, or to the one that it is on."""

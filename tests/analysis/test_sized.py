@@ -18,6 +18,7 @@ from tests.analysis.synthetic import SizeWorld, critic_size, write_run
 
 Door = Callable[..., Done]
 FEW = "bootstrap.draws=20"
+LEVELS = "reference.thresholds=[500,700]"  # each costs a fit for every task and draw
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +104,7 @@ def test_the_emitted_sweep_asks_for_the_widths(grid: Path) -> None:
 
 
 def test_the_data_law_is_found_again(fitted: Path, world: SizeWorld, door: Door) -> None:
-    done = door("laws", fitted, "name=size", FEW)
+    done = door("laws", fitted, "name=size", FEW, LEVELS)
     assert done.returncode == 0, done.stderr
     found = read(fitted, "laws.json")
     assert found["size"] is True and found["fit_utds"] == ["1/2", "1", "2", "4"]
@@ -124,7 +125,7 @@ def test_the_data_law_is_found_again(fitted: Path, world: SizeWorld, door: Door)
         assert draws["size/data/pendulum"].shape == (20, len(found["thresholds"]), 5)
         spread = np.log(draws["size/data/pendulum"][:, -1, 0]).std()
         assert 0 < spread < 1
-    again = door("laws", fitted, "name=size", FEW)
+    again = door("laws", fitted, "name=size", FEW, LEVELS)
     assert again.returncode == 0 and read(fitted, "laws.json") == found  # the same bytes, or it would have refused
 
 
@@ -132,7 +133,7 @@ def test_other_splits_are_predicted_and_not_fitted(fitted: Path, door: Door, tmp
     SizeWorld().write_fitted(tmp_path)
     beyond = SizeWorld(utds=("8",), widths=(256,))
     beyond.write_fitted(tmp_path, split="extrapolate")
-    done = door("laws", tmp_path, "name=size", FEW, "holdout=[4]")
+    done = door("laws", tmp_path, "name=size", FEW, LEVELS, "holdout=[4]")
     assert done.returncode == 0, done.stderr
     found = read(tmp_path, "laws.json")
     assert set(found["errors"]) == {"fit", "extrapolate"} and found["errors"]["extrapolate"]["published"] == 0.18
@@ -144,20 +145,22 @@ def test_other_splits_are_predicted_and_not_fitted(fitted: Path, door: Door, tmp
     assert "8" in done.stdout and "extrapolate" in done.stdout
 
 
+@pytest.mark.slow
 def test_runs_of_another_split_are_never_fitted(fitted: Path, door: Door, tmp_path: Path) -> None:
     """Not even at a (σ, N) that was fitted too, where they are faster than what was fitted."""
     SizeWorld().write_fitted(tmp_path)
     fast = SizeWorld(utds=("1",), widths=(32,), data={"pendulum": (400.0, 1.0, 0.8, 600.0, 1.0)})
     fast.write_cell(tmp_path, "pendulum", "1", 32, 512, {"hparams": "constant", "sweep": None, "split": "baseline"})
-    assert door("laws", tmp_path, "name=size", FEW).returncode == 0
-    assert door("laws", fitted, "name=alone", FEW).returncode == 0
+    assert door("laws", tmp_path, "name=size", FEW, LEVELS).returncode == 0
+    assert door("laws", fitted, "name=alone", FEW, LEVELS).returncode == 0
     found, alone = read(tmp_path, "laws.json"), json.loads((fitted / "fits" / "alone" / "laws.json").read_text())
     assert found["data"] == alone["data"]
     assert {(h["split"], h["utd"], h["width"]) for h in found["holdout"]} == {("baseline", "1", 32)}
 
 
+@pytest.mark.slow
 def test_larger_sizes_can_be_held_out(fitted: Path, door: Door) -> None:
-    done = door("laws", fitted, "name=small", FEW, f"size.fit_up_to={critic_size(64)}")
+    done = door("laws", fitted, "name=small", FEW, LEVELS, f"size.fit_up_to={critic_size(64)}")
     assert done.returncode == 0, done.stderr
     found = json.loads((fitted / "fits" / "small" / "laws.json").read_text())
     assert {h["width"] for h in found["holdout"]} == {128} and len(found["holdout"]) == 2 * 4 * len(found["thresholds"])
@@ -175,7 +178,7 @@ MISTAKES = {
 
 @pytest.mark.parametrize("word", MISTAKES)
 def test_mistakes(fitted: Path, door: Door, word: str) -> None:
-    done = door("laws", fitted, "name=other", FEW, word)
+    done = door("laws", fitted, "name=other", FEW, LEVELS, word)
     assert done.returncode == 2 and MISTAKES[word] in done.stderr
     assert not (fitted / "fits" / "other").exists()
 

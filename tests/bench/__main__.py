@@ -48,6 +48,7 @@ BRO_POINTS = [Point(512, 128, utd) for utd in (2, 10)]
 CROWDS = [Crowd(task, num_envs) for task in ("inverted_pendulum", "hopper") for num_envs in (64, 256, 1024)]
 NAMES = ("jobs", "sac", "bro", "brax")
 PACKS = (1, 8)
+JOB_STEPS = 5000  # of each of the jobs: most of a minute, so that a sweep is training and not the start of processes
 PARTS = ("update", "update-call", "sample", "env-host", "env-device")
 
 # Before any worker imports numpy, jax or torch: one thread in each pool, and nothing compiled read from a disk.
@@ -163,7 +164,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     started, results = time.monotonic(), []
     if "jobs" in what:  # first, since a sweep is not to be pinned to one core
-        results += bench_jobs(1 if chosen.quick else rounds, 400 if chosen.quick else 1500)
+        results += bench_jobs(1 if chosen.quick else rounds, 400 if chosen.quick else JOB_STEPS)
     os.environ.update(ENVIRONMENT)
     where = pin()
     packages = ("rlscale", "jax", *(["sbx-rl", "gymnasium"] if "sac" in what else []), *({"brax"} & set(what)))

@@ -18,6 +18,7 @@ import psutil
 
 JOBS = 4
 LOOK_S = 0.2
+JOB = "rlscale.train"  # in the command line of a job; the launcher has other children too
 
 
 class Swept(NamedTuple):
@@ -28,18 +29,18 @@ class Swept(NamedTuple):
     cores: int  # that the job with most might use
 
 
-def sweep(workers: int, env_steps: int) -> Swept:
-    """Run the jobs, `workers` at a time, in a new study."""
+def sweep(workers: int, env_steps: int, jobs: int = JOBS) -> Swept:
+    """Run so many jobs, `workers` at a time, in a new study."""
     with tempfile.TemporaryDirectory() as study:
         words = ["benchmark.task=Pendulum-v1", f"budget.env_steps={env_steps}", "budget.warmup_steps=200"]
-        words += ["budget.eval_every=null", "hparams.batch_size=256", f"seed={','.join(map(str, range(JOBS)))}"]
+        words += ["budget.eval_every=null", "hparams.batch_size=256", f"seed={','.join(map(str, range(jobs)))}"]
         command = [sys.executable, "-m", "rlscale.train", "-m", *words, f"hydra.launcher.workers={workers}"]
         started, threads, cores = time.perf_counter(), 0, 0
         process = subprocess.Popen(command, env=os.environ | {"RLSCALE_STUDY": study}, stderr=subprocess.DEVNULL)
         while process.poll() is None:
             for job in psutil.Process(process.pid).children():
                 try:
-                    if job.status() == psutil.STATUS_ZOMBIE:  # the kernel has unbound it
+                    if job.status() == psutil.STATUS_ZOMBIE or JOB not in job.cmdline():  # the kernel unbinds the dead
                         continue
                     threads, cores = max(threads, job.num_threads()), max(cores, len(job.cpu_affinity()))
                 except psutil.Error:  # it has ended meanwhile
@@ -53,7 +54,7 @@ def sweep(workers: int, env_steps: int) -> Swept:
 def measure(rounds: int, env_steps: int) -> tuple[list[Swept], list[Swept]]:
     """Sweeps with all jobs at once, and with one job for each core, in turn; the first of all fills the cache."""
     few = len(os.sched_getaffinity(0))
-    sweep(few, env_steps)
+    sweep(few, env_steps, few)
     pairs = [(sweep(JOBS, env_steps), sweep(few, env_steps)) for _ in range(rounds)]
     return [crowded for crowded, _ in pairs], [roomy for _, roomy in pairs]
 

@@ -189,8 +189,8 @@ def test_a_sweeps_first_and_last_job_are_typed(name: str) -> None:
     assert {job(f"sweep={name}", *overrides).asked_by["sweep"] for overrides in (first, last)} == {name}
 
 
-# The papers' grids: dozens to hundreds of jobs to compose
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * n.endswith("-grid")) for n in of("sweep")])
+# Dozens to hundreds of jobs to compose
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n != "quickstart")) for n in of("sweep")])
 def test_every_sweep_is_as_many_typed_jobs_as_it_says(name: str) -> None:
     said = dict(re.findall(r"\b(Jobs|Runs): ([\d,]+)", (CONF / f"sweep/{name}.yaml").read_text()))
     jobs = [job(f"sweep={name}", *overrides) for overrides in combinations(name)]

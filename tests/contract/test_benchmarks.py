@@ -16,6 +16,8 @@ from rlscale.job import component
 from rlscale.typed import Mistake
 from rlscale.types import DeviceEnv, ResumableEnv, Step
 
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
 OPTIONS = sorted((Path(__file__).parents[2] / "conf" / "benchmark").glob("*.yaml"))
 # Tasks to hold to the contract besides each option's default.
 MORE = {

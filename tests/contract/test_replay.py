@@ -19,6 +19,8 @@ from rlscale.cadence import Cadence, schedule
 from rlscale.cycle import Executor, Now
 from rlscale.types import EnvSpec, NStep, Transition
 
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
 ENV = EnvSpec(obs_dim=2, action_dim=1, episode_steps=5)
 
 

@@ -46,13 +46,13 @@ def test_a_run_and_the_same_again(desk: Desk) -> None:
 MISTAKES = [
     # words, the key and value as they are named, the mend
     (["budget.env_step=5"], "budget.env_step=5", "did you mean budget.env_steps?"),
-    (["budget=smok"], "budget=smok", "did you mean smoke?"),
-    (["benchmark=toy", "benchmark.task=trak"], "benchmark.task=trak", "did you mean track?"),
     (["hparams.batch_size=[64,128]"], "hparams.batch_size=[64,128]", "-m hparams.batch_size=64,128"),
-    (["utd=[1,2]"], "utd=[1,2]", "-m utd=1,2"),
     (["utd=0"], "utd=0", "give one such as 1/4"),
 ]
 MORE_MISTAKES = [
+    (["utd=[1,2]"], "utd=[1,2]", "-m utd=1,2"),
+    (["benchmark=toy", "benchmark.task=trak"], "benchmark.task=trak", "did you mean track?"),
+    (["budget=smok"], "budget=smok", "did you mean smoke?"),
     (["seed=[1,1]"], "seed=[1, 1]", "give each"),
     (["algorithm.width=wide"], "algorithm.width=wide", "give one such as 256"),
     (["utd=-1"], "utd=-1", "give one such as 1/4"),
