@@ -19,6 +19,7 @@ from analysis.records import Select, Study
 from analysis.size_laws import BATCH
 from analysis.uncertainty import Bootstrap
 from rlscale.hparams import PowerLaw
+from rlscale.spec import SPLITS
 from rlscale.typed import Mistake, typed
 
 if TYPE_CHECKING:
@@ -38,12 +39,15 @@ def emit_fit(config: Config, study: Study, spec: Mapping[str, Any], reference: R
     crossed, reference = sized.sized_crossings(
         study, reference, config.metric, options, bootstrap, show.tracked, interpolate=False
     )
-    crossed = crossed.take(crossed.cells["split"] == "fit")  # runs that are to be predicted are not fitted
+    to_fit = crossed.cells["split"] == SPLITS[0]  # the others are to be predicted
+    if not to_fit.any():
+        raise Mistake(f"no selected run is of split={SPLITS[0]}, and only those are fitted; select others too")
+    crossed = crossed.take(to_fit)
     average = "arithmetic" if public else config.average
     found = {q: best(crossed, q, config.threshold, average, bootstrap) for q in QUANTITIES}
     fits, notes = size_batch.fits(found, public, bootstrap)
     notes = [compat_model_scaling.NOTE, *notes] if public else notes
-    grid = sorted(Fraction(u) for u in study.runs["utd"].unique())
+    grid = sorted(Fraction(u) for u in crossed.cells["utd"].unique())
     utds = sorted(set(config.utd)) if config.utd else grid
     at = config.baseline_utd or middle(grid)
     if at not in grid:

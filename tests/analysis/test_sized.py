@@ -158,6 +158,27 @@ def test_runs_of_another_split_are_never_fitted(fitted: Path, door: Door, tmp_pa
     assert {(h["split"], h["utd"], h["width"]) for h in found["holdout"]} == {("baseline", "1", 32)}
 
 
+@pytest.mark.parametrize("name", ["hparams", "laws"])
+def test_there_must_be_something_to_fit(name: str, door: Door, tmp_path: Path) -> None:
+    SizeWorld(utds=("1",), widths=(16, 32)).write_fitted(tmp_path, split="extrapolate")
+    done = door(name, tmp_path, "name=size", FEW)
+    assert done.returncode == 2 and "no selected run is" in done.stderr and "split=fit" in done.stderr
+    assert not (tmp_path / "fits").exists()
+
+
+@pytest.mark.slow
+def test_a_ratio_that_is_only_predicted_is_not_proposed(
+    grid: Path, world: SizeWorld, door: Door, tmp_path: Path
+) -> None:
+    world.write_grid(tmp_path)
+    SizeWorld(utds=("8", "16", "32"), widths=(16,)).write_fitted(tmp_path, split="extrapolate")
+    assert door("hparams", tmp_path, "name=size", FEW).returncode == 0
+    found, alone = read(tmp_path, "hparams.json"), read(grid, "hparams.json")
+    assert [found[part] for part in ("laws", "baseline", "proposals")] == [
+        alone[part] for part in ("laws", "baseline", "proposals")
+    ]
+
+
 @pytest.mark.slow
 def test_larger_sizes_can_be_held_out(fitted: Path, door: Door) -> None:
     done = door("laws", fitted, "name=small", FEW, LEVELS, f"size.fit_up_to={critic_size(64)}")
