@@ -19,7 +19,6 @@ from analysis.records import Select, Study
 from analysis.size_laws import BATCH
 from analysis.uncertainty import Bootstrap
 from rlscale.hparams import PowerLaw
-from rlscale.spec import SPLITS
 from rlscale.typed import Mistake, typed
 
 if TYPE_CHECKING:
@@ -39,9 +38,9 @@ def emit_fit(config: Config, study: Study, spec: Mapping[str, Any], reference: R
     crossed, reference = sized.sized_crossings(
         study, reference, config.metric, options, bootstrap, show.tracked, interpolate=False
     )
-    to_fit = crossed.cells["split"] == SPLITS[0]  # the others are to be predicted
+    to_fit = crossed.cells["split"] == "fit"  # the others are to be predicted
     if not to_fit.any():
-        raise Mistake(f"no selected run is of split={SPLITS[0]}, and only those are fitted; select others too")
+        raise Mistake("no selected run is of split=fit, and only those are fitted; select others too")
     crossed = crossed.take(to_fit)
     average = "arithmetic" if public else config.average
     found = {q: best(crossed, q, config.threshold, average, bootstrap) for q in QUANTITIES}

@@ -101,10 +101,10 @@ def to_fit(found: Settings, holdout: Any, up_to: float | None) -> NDArray[np.boo
     if unknown := held - set(found.cells["utd"]):
         raise Mistake(f"holdout={sorted(unknown)[0]}: no selected run has this σ; choose of those that were run")
     small = found.cells["n_params"] <= (np.inf if up_to is None else up_to)
-    keep = np.asarray((found.cells["split"] == SPLITS[0]) & ~found.cells["utd"].isin(held) & small)
+    keep = np.asarray((found.cells["split"] == "fit") & ~found.cells["utd"].isin(held) & small)
     if not keep.any():
         raise Mistake(
-            f"no selected run is to be fitted: of split={SPLITS[0]}, at a σ that is not held out, with N up to "
+            "no selected run is to be fitted: of split=fit, at a σ that is not held out, with N up to "
             "size.fit_up_to; select others too"
         )
     return keep

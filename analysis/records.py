@@ -15,7 +15,6 @@ import numpy as np
 import pandas as pd
 
 from analysis.curve_files import read
-from rlscale.spec import SPLITS
 from rlscale.typed import Mistake, nearest
 
 RUN_COLUMNS = [
@@ -84,7 +83,7 @@ def load(root: Path, select: Select, metrics: Sequence[str] = (), optional: Sequ
                 record = json.loads(file.read())
             row = _row(name, record)
             askers = list(_askers(folder, record))
-            row["split"] = next((a["split"] for a in askers if a.get("split")), SPLITS[0])
+            row["split"] = next((a["split"] for a in askers if a.get("split")), "fit")
         except FileNotFoundError:
             dropped.append((name, "not finished: there is no record.json"))
             continue

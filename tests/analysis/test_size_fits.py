@@ -136,7 +136,7 @@ def test_a_level_that_is_reached_before_the_first_step_is_a_mistake() -> None:
         model_scaling.fit_data(sigma, n_params, none)
 
 
-@settings(max_examples=4)
+@settings(max_examples=6)
 @given(st.lists(st.floats(4, 6), min_size=9, max_size=20), st.integers(0, 3), st.integers(0, 2**32 - 1))
 def test_any_points_give_a_law_and_no_warning(logs: list[float], hidden: int, seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -15,8 +15,6 @@ from rlscale.benchmarks.control import Cartpole, Control, EnvState, Pendulum
 from rlscale.typed import Mistake
 from rlscale.types import Step
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 STEPS = 1000  # every comparison is scanned over as many, so that each task compiles once per precision
 
 
