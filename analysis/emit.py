@@ -132,7 +132,10 @@ def sweep_option(
     utds: Sequence[Fraction],
     widths: Sequence[int] = (),
 ) -> str:
-    """`study/conf/sweep/fitted/<name>.yaml`: the same learner, budget and tasks, now at the fitted laws."""
+    """`study/conf/sweep/fitted/<name>.yaml`: the same learner, budget and tasks, now at the fitted laws.
+
+    The last key varies fastest, so the longest jobs, of the largest σ and widths, start first and none is waited for.
+    """
     fields = {
         part: {k: v for k, v in spec[part].items() if k != "name"} for part in ("algorithm", "benchmark", "budget")
     }
@@ -143,11 +146,9 @@ def sweep_option(
     }
     defaults = "".join(f"  - override /{group}: {option}\n" for group, option in chosen.items())
     body = {part: keys for part, keys in fields.items() if keys} | {"seed": list(seeds)}
-    sizes = f"      algorithm.width: {json.dumps(','.join(map(str, widths)))}\n" if widths else ""
-    params = (
-        "hydra:\n  sweeper:\n    params:\n"
-        f"      benchmark.task: {','.join(tasks)}\n"
-        f"      utd: {json.dumps(','.join(map(str, utds)))}\n{sizes}"
-    )
+    grid = {"utd": sorted(utds, reverse=True), "algorithm.width": sorted(widths, reverse=True)}
+    axes = {key: json.dumps(",".join(map(str, values))) for key, values in grid.items() if values}
+    axes["benchmark.task"] = ",".join(tasks)
+    params = "hydra:\n  sweeper:\n    params:\n" + "".join(f"      {key}: {axis}\n" for key, axis in axes.items())
     # the package line must be the first of the file: after any other comment it is silently ignored
     return f"# @package _global_\n{comment(header)}defaults:\n{defaults}  - _self_\n{to_yaml(body)}{params}"

@@ -16,7 +16,9 @@ import launchers
 launchers.discover()  # before any test makes Hydra look for its plugins, which it does once in a process
 # Before any test imports jax or numpy. Two workers share two cores: a thread pool in each would make them fight.
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
+# Programs that run for a moment are mostly compiled: XLA's older emitters of fused operations compile much faster than
+# those that users have (`make quickstart` and the benches run on them), and their programs run more slowly.
+os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false --xla_cpu_use_fusion_emitters=false")
 for _pool in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_pool, "1")
 os.environ.setdefault("MPLBACKEND", "agg")

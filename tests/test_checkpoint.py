@@ -120,7 +120,7 @@ WAYS = {
     "pql": PACK._replace(task="control", learner="pql"),
     "simbav2": PACK._replace(learner="simbav2", replay="host"),
 }
-SLOW = ("host, vmap", "device", "device, vmap", "sac", "pql", "simbav2")
+SLOW = ("host, replay on the host", "host, vmap", "device", "device, vmap", "sac", "pql", "simbav2")
 
 
 @pytest.mark.parametrize("way", [pytest.param(w, marks=[pytest.mark.slow] * (w in SLOW)) for w in WAYS])
@@ -142,6 +142,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Done:
     return trained(work(PACK), tmp_path_factory.mktemp("whole"), END)
 
 
+@pytest.mark.slow
 def test_members_go_on_in_other_packs(whole: Done, tmp_path: Path) -> None:
     """Ended together and resumed alone; ended alone, at different steps, which are not one pack."""
     trained(work(PACK), tmp_path, 20, 23)
@@ -196,6 +197,7 @@ def test_a_damaged_checkpoint_is_passed_over(
     assert_same(whole, anew)
 
 
+@pytest.mark.slow
 def test_no_damage_goes_unseen(tmp_path: Path) -> None:
     """Whichever byte is another one: the file is refused, or it was one that nothing depends on."""
     arrays = {name: np.arange(size, dtype=np.float32) for name, size in (("carry.a", 40), ("host['b']", 3))}

@@ -55,7 +55,7 @@ class JudgedDevice(DeviceReach):
 # Rows
 
 
-@pytest.mark.parametrize(("task", "episode"), [("toy", 10), ("control", 200)])
+@pytest.mark.parametrize(("task", "episode"), [("toy", 10), pytest.param("control", 200, marks=pytest.mark.slow)])
 def test_rows_say_what_happened(task: str, episode: int) -> None:
     asked = Asked(task, env_steps=450, warmup_steps=30, log_every=20, eval_every=60, utd=Fraction(1, 10))
     rows = list(run(work(asked)))
@@ -199,7 +199,7 @@ def test_looking_changes_nothing(task: str) -> None:
         assert [row | blind for row in seen] == unseen
 
 
-@pytest.mark.parametrize("suite", [JudgedToy, JudgedDevice])
+@pytest.mark.parametrize("suite", [JudgedToy, pytest.param(JudgedDevice, marks=pytest.mark.slow)])
 def test_success_is_a_column_where_the_task_can_tell(suite: Any) -> None:
     """The probe takes steps of 1/4 in evaluations, so that each episode passes the place once."""
     asked = Asked("reach", eval_every=20)

@@ -42,11 +42,8 @@ def job(executor: str, members: tuple[Member, ...] = MEMBERS, pack: str = "loop"
 
 
 @pytest.fixture(
-    params=[
-        pytest.param(("host", "loop"), id="host-loop"),
-        pytest.param(("device", "loop"), id="device-loop", marks=pytest.mark.slow),
-        pytest.param(("device", "vmap"), id="device-vmap", marks=pytest.mark.slow),
-    ]
+    params=[("host", "loop"), ("device", "loop"), ("device", "vmap")],
+    ids=["host-loop", "device-loop", "device-vmap"],
 )
 def trained(request: pytest.FixtureRequest) -> Any:
     """An executor in the middle of its run."""
@@ -73,6 +70,7 @@ def world(executor: Any) -> list[np.ndarray]:
     return [executor.obs.copy(), executor.running.copy(), executor.ended.copy()]
 
 
+@pytest.mark.slow
 def test_a_reset_really_resets_and_only_the_learner(trained: Any) -> None:
     before, outside = learners(trained), world(trained)
     trained.reset(1)

@@ -181,6 +181,7 @@ def test_a_second_sync_is_refused(desk: Desk) -> None:
     assert "another rlscale.sync is uploading it; wait" in done.stderr and not desk.calls()
 
 
+@pytest.mark.slow
 def test_a_report_is_an_artifact(desk: Desk) -> None:
     done = desk.door("report=r1", "project=gym")
     page = desk.study / "fits" / "r1" / "report.html"

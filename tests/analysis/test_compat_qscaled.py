@@ -199,6 +199,7 @@ def test_correlation_of_the_best_values() -> None:
 LEVELS = ("reference.thresholds=[300,500]", "bootstrap.draws=20", "compat=qscaled")
 
 
+@pytest.mark.slow
 def test_the_hparams_door_under_compat(grid: Path, world: World, door: Callable[..., Done], tmp_path: Path) -> None:
     (tmp_path / "runs").symlink_to(grid / "runs")
     done = door("hparams", tmp_path, "name=a", *LEVELS)

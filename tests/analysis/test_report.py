@@ -137,6 +137,7 @@ def test_the_numbers_of_the_fit_stand_in_it(page: Page, study: Path) -> None:
     assert re.search(r"0\.000\d", page.words)  # ticks of the learning rate keep their digits
 
 
+@pytest.mark.slow
 def test_the_same_fit_gives_the_same_bytes(study: Path, door: Door, tmp_path: Path) -> None:
     folder = copied(study, tmp_path)
     assert door("report", tmp_path, "name=a").returncode == 0
@@ -166,6 +167,7 @@ def bare_hparams(hparams: dict[str, Any]) -> None:
             law.pop("intercept_ci95", None)
 
 
+@pytest.mark.slow
 def test_absent_keys_and_draws_are_no_hindrance_and_other_runs_are_told(
     study: Path, door: Door, tmp_path: Path
 ) -> None:

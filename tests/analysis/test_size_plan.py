@@ -213,6 +213,7 @@ def test_bounds_that_a_refusal_names_can_be_kept(door: Door, study: Path) -> Non
         assert "average" in asked(door, study, "name=c", "target=600", f"{kind}={bound}")["answers"]
 
 
+@pytest.mark.slow
 def test_a_fit_without_a_bootstrap_is_answered_without_intervals(door: Door, tmp_path: Path) -> None:
     CONSTANT.write(tmp_path, "plain")
     (tmp_path / "fits/plain/laws_draws.npz").unlink()

@@ -100,13 +100,11 @@ def test_looking_changes_nothing(way: str, tmp_path: Path) -> None:
 # Checkpoints
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "asked",
-    [
-        pytest.param(PACK, id="drifting"),
-        pytest.param(SAC, id="sac", marks=pytest.mark.slow),
-        pytest.param(SAC._replace(task="control", pack="vmap"), id="sac, device, vmap", marks=pytest.mark.slow),
-    ],
+    [PACK, SAC, SAC._replace(task="control", pack="vmap")],
+    ids=["drifting", "sac", "sac, device, vmap"],
 )
 def test_a_resumed_run_goes_on_with_its_diagnostics(asked: Asked, tmp_path: Path) -> None:
     whole = trained(job(asked), tmp_path / "whole", END, END, watch=watch(asked, ALL))
