@@ -60,9 +60,10 @@ class Pool:
         seeds = [int(np.random.SeedSequence((seed, i)).generate_state(1)[0] >> 1) for i in range(num_envs)]  # 31 bits
         config = _spec(task).config
         options = {key: value for key, value in task.options.items() if hasattr(config, key)}
-        self._pool = _package().make_gymnasium(
-            task.id, num_envs=num_envs, seed=seeds, num_threads=1, max_episode_steps=task.episode + 1, **options
-        )
+        options |= {"num_envs": num_envs, "seed": seeds, "num_threads": 1, "max_episode_steps": task.episode + 1}
+        with _quiet():
+            self._pool = _package().make_gymnasium(task.id, **options)
+            _ = self._pool.observation_space  # kept from now on: else the first reset would make it, aloud
         self._keys, self._repeat, self._episode = tuple(task.sizes), action_repeat, task.episode
         self._box = ActionBox(task.low, task.high)
         self._everyone = np.arange(num_envs, dtype=np.int32)
