@@ -26,6 +26,8 @@ from rlscale.types import PICTURE, EnvSpec, FilmedEnv, HostEnv
 
 EPISODE = 1000  # control steps of an episode, in every task of the suite
 NO_SCREEN = ("disable", "disabled", "off", "false", "0")  # values of MUJOCO_GL with which dm_control has no renderer
+# EnvPool begins their episodes within a tenth of dm_control's spread: other tasks under the same name.
+OTHER_STARTS = ("cartpole-two_poles", "cartpole-three_poles")
 UNLIMITED = 1e10  # what the suite's action spec says of an actuator without limits (MuJoCo's mjMAXVAL)
 
 
@@ -83,7 +85,7 @@ class DMCEnvPool(DMC):
     """EnvPool's environments of the same tasks, of whose observations only the suite's own quantities are taken."""
 
     def spec(self) -> EnvSpec:
-        """As DMC.spec; raises Mistake too where EnvPool is not installed or has not got that task."""
+        """As DMC.spec; raises Mistake too where EnvPool is not installed or does not have that task."""
         _pooled(self.task)
         return super().spec()
 
@@ -165,6 +167,10 @@ def _layout(task: str) -> _Layout:
 def _pooled(task: str) -> envpool.Task:
     """The task for EnvPool, which calls `humanoid_CMU-run` HumanoidCMURun-v1; raises Mistake as DMCEnvPool.spec."""
     layout = _layout(task)
+    if task in OTHER_STARTS:
+        raise Mistake(
+            f"benchmark.task={task}: EnvPool's episodes do not begin as dm_control's; set benchmark.backend=python"
+        )
     words = "".join(word[0].upper() + word[1:] for word in re.split("[-_]", task))
     pooled = envpool.Task(task, f"{words}-v1", layout.sizes, layout.low, layout.high, EPISODE, {})
     envpool.check(pooled)

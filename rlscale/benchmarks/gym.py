@@ -53,10 +53,10 @@ class GymPython(Gym):
 
 
 class GymEnvPool(Gym):
-    """EnvPool's environments of the same ids."""
+    """EnvPool's environments of the same ids, for MuJoCo's tasks."""
 
     def spec(self) -> EnvSpec:
-        """As Gym.spec; raises Mistake too where EnvPool is not installed or has not got that task."""
+        """As Gym.spec; raises Mistake too where EnvPool is not installed or does not have that task."""
         _pooled(self.task)
         return super().spec()
 
@@ -161,8 +161,19 @@ def _shapes(task: str) -> _Shapes:
 
 @functools.cache
 def _pooled(task: str) -> envpool.Task:
-    """The task for EnvPool, which has it under the same id; raises Mistake as GymEnvPool.spec."""
+    """The task for EnvPool, which has it under the same id; raises Mistake as GymEnvPool.spec.
+
+    Only of the MuJoCo tasks: they equal Gymnasium's step by step, and others do not. The angle of EnvPool's Pendulum-v1
+    outruns the limit of its speed.
+    """
+    import gymnasium
+
     spec, low, high = _shapes(task)
+    if not str(gymnasium.spec(task).entry_point).startswith("gymnasium.envs.mujoco."):
+        raise Mistake(
+            f"benchmark.task={task}: EnvPool serves Gymnasium's MuJoCo tasks only, since the steps of others differ; "
+            "set benchmark.backend=python"
+        )
     # In its versions up to 4 EnvPool leaves contact forces at zero, as mujoco_py did; Gymnasium has them in all.
     forces = {"post_constraint": True}
     pooled = envpool.Task(task, task, {envpool.PLAIN: spec.obs_dim}, low, high, spec.episode_steps, forces)

@@ -38,7 +38,7 @@ class Case(NamedTuple):
 
 
 ENVPOOL = [
-    Case("gym", "Pendulum-v1", "envpool"),
+    Case("gym", "Reacher-v4", "envpool"),
     Case("gym", "Hopper-v4", "envpool"),
     Case("dmc", "point_mass-easy", "envpool"),
 ]
