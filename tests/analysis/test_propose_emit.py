@@ -42,7 +42,11 @@ def test_the_emitted_sweep_begins_with_the_package_and_repeats_the_learner() -> 
         {"override /algorithm": "sac"}, {"override /benchmark": "gym"}, {"override /hparams": "fitted/x"}, "_self_",
     ]  # fmt: skip
     assert read["algorithm"] == {"width": 64, "rate": 1e-5, "on": True, "word": "no", "sizes": [1, 2]}
-    assert read["benchmark"] == {"num_envs": 1, "backend": "envpool"} and read["budget"] == spec["budget"] and read["seed"] == [0, 1]
+    assert (
+        read["benchmark"] == {"num_envs": 1, "backend": "envpool"}
+        and read["budget"] == spec["budget"]
+        and read["seed"] == [0, 1]
+    )
     assert read["hydra"]["sweeper"]["params"] == {"benchmark.task": "a,b", "utd": "1/4,2"}
 
 
