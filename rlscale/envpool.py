@@ -85,18 +85,18 @@ class Pool:
         for _ in range(self._repeat):
             seen, paid, ended, _, about = self._pool.step(applied[going], going)
             rows = about["env_id"]  # EnvPool promises no order
-            final_obs[rows] = self._flat(seen)
+            age = self._age[rows] + 1
+            over = ended | (age == self._episode)
+            self._age[rows], final_obs[rows] = age, self._flat(seen)
             reward[rows] += paid
-            self._age[rows] += 1
-            terminated[rows] = ended
-            truncated[rows] = ~ended & (self._age[rows] == self._episode)
-            going = rows[~(terminated | truncated)[rows]]
+            terminated[rows], truncated[rows] = ended, over & ~ended
+            going = rows[~over]
             if not len(going):
                 break
-        obs, over = final_obs, self._everyone[terminated | truncated]
-        if len(over):
+        obs, restarting = final_obs, self._everyone[terminated | truncated]
+        if len(restarting):
             obs = final_obs.copy()
-            self._begin(over, obs)
+            self._begin(restarting, obs)
         return Step(obs, reward.astype(np.float32), terminated, truncated, final_obs)
 
     def close(self) -> None:
