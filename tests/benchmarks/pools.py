@@ -14,6 +14,7 @@ from rlscale.types import HostEnv
 
 SUITE = dmc._suite()
 STILL = ["HalfCheetah-v4", "Hopper-v4", "Walker2d-v4", "Ant-v4", "Humanoid-v4", "Swimmer-v4"]  # can start without noise
+V5 = [task.replace("v4", "v5") for task in STILL]
 GYM = [*STILL, "HumanoidStandup-v4", "Reacher-v4", "InvertedPendulum-v4", "InvertedDoublePendulum-v4"]
 DMC = [f"{domain}-{task}" for domain, task in SUITE.ALL_TASKS if f"{domain}-{task}" not in dmc.OTHER_STARTS]
 
