@@ -69,7 +69,7 @@ $(PY):
 	  exit 1; }
 
 $(STAMP): setup.cfg pyproject.toml constraints.txt | $(PY)
-	@echo 'installing into $(VENV) (about 1.5 GB, a minute or two) ...'
+	@echo 'installing into $(VENV) (about 2.5 GB, a minute or two) ...'
 	@$(PIP_INSTALL) -e '.[dev]'
 	@touch $@
 

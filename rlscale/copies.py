@@ -1,4 +1,4 @@
-"""Copies of one task stepped one after another, for suites whose simulators are stateful objects of this process."""
+"""What suites share whose simulators are stateful objects of this process: copies of a task, stepped in turn."""
 
 from __future__ import annotations
 
@@ -36,17 +36,30 @@ class Copy(Protocol):
         """Free the simulator."""
 
 
-class Copies:
-    """A `HostEnv` of single copies, each reset in the step that ends its episode.
+class ActionBox:
+    """A task's own box of actions, of any shape; ±1 are its ends and nothing lies beyond them."""
 
-    `low` and `high` are the task's own box of actions, of any shape; ±1 are its ends and nothing lies beyond them.
-    """
-
-    def __init__(self, copies: Sequence[Copy], obs_dim: int, low: np.ndarray, high: np.ndarray) -> None:
-        self._copies = copies
+    def __init__(self, low: np.ndarray, high: np.ndarray) -> None:
         self._low, self._high = low, high
         self._middle, self._half = (high + low) / 2, (high - low) / 2
         self._is_unit = bool((low == -1).all() and (high == 1).all())
+
+    def own(self, action: Any, shape: tuple[int, ...]) -> np.ndarray:
+        """Actions in [-1, 1] in the task's own units, type and `shape`, which is [E, *the box's]."""
+        wanted = np.asarray(action, self._low.dtype).reshape(shape)
+        if not self._is_unit:  # most boxes are ±1 already, and this is a fifth of what a step itself costs
+            wanted = self._middle + self._half * wanted
+        return np.minimum(np.maximum(wanted, self._low), self._high)
+
+
+class Copies:
+    """A `HostEnv` of single copies, each reset in the step that ends its episode.
+
+    `low` and `high` are the task's own box of actions, of any shape.
+    """
+
+    def __init__(self, copies: Sequence[Copy], obs_dim: int, low: np.ndarray, high: np.ndarray) -> None:
+        self._copies, self._box = copies, ActionBox(low, high)
         self._obs_shape, self._action_shape = (len(copies), obs_dim), (len(copies), *low.shape)
 
     def reset(self) -> np.ndarray:
@@ -58,10 +71,7 @@ class Copies:
 
     def step(self, action: Any) -> Step:
         """Apply action [E, action_dim], where ±1 are the ends of the task's own box."""
-        wanted = np.asarray(action, self._low.dtype).reshape(self._action_shape)
-        if not self._is_unit:  # most boxes are ±1 already, and this is a fifth of what the method itself costs
-            wanted = self._middle + self._half * wanted
-        applied = np.minimum(np.maximum(wanted, self._low), self._high)
+        applied = self._box.own(action, self._action_shape)
         final_obs = np.empty(self._obs_shape, np.float32)
         reward = np.empty(len(self._copies), np.float32)
         terminated, truncated = np.zeros(len(self._copies), bool), np.zeros(len(self._copies), bool)

@@ -7,7 +7,7 @@ import os
 import platform
 from collections.abc import Mapping, Sequence
 from ctypes.util import find_library
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from fractions import Fraction
 from hashlib import sha256
 from pathlib import Path
@@ -18,7 +18,7 @@ from rlscale.diagnostics.asked import Diagnostics
 from rlscale.sinks import Wandb
 from rlscale.spec import SPLITS, Budget, Member, RunSpec, run_id
 from rlscale.store import Store
-from rlscale.typed import Mistake, convert, nearest, typed
+from rlscale.typed import Mistake, convert, described, nearest, typed
 
 if TYPE_CHECKING:  # importing JAX must wait until `Compute.prepare` has set its environment
     from rlscale.types import Algorithm, Benchmark
@@ -196,7 +196,7 @@ def job_from(config: Mapping[str, Any], choices: Mapping[str, Any], overrides: S
     benchmark = component(config["benchmark"], "benchmark")
     log = typed(Log, config["log"], "log")
     if log.video and not hasattr(benchmark, "filmed"):
-        having = "gym, dmc, humanoid_bench and franka (engine=c)"
+        having = "gym and dmc (backend=python), humanoid_bench and franka (engine=c)"
         raise Mistake(f"log.video=true: benchmark={benchmark.name} has no pictures; {having} have")
     log.prepare()
     hparams = component(config["hparams"], "hparams")
@@ -214,7 +214,7 @@ def job_from(config: Mapping[str, Any], choices: Mapping[str, Any], overrides: S
         return int(algorithm.make(env, utd, 1).n_params["critic"])  # the same for every batch size
 
     batch_size = hparams.batch(utd, benchmark.task, n_params)
-    spec = RunSpec(asdict(algorithm), asdict(benchmark), utd, batch_size, budget)
+    spec = RunSpec(described(algorithm), described(benchmark), utd, batch_size, budget)
     seeds = config["seed"] if isinstance(config["seed"], list) else [config["seed"]]
     rates = hparams.rates(utd, benchmark.task, n_params)
     members = tuple(typed(Member, {"seed": s, "learning_rate": r}, "member") for r in rates for s in seeds)

@@ -11,7 +11,7 @@ import math
 import types
 import typing
 from collections.abc import Iterable, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 from fractions import Fraction
 from typing import Any, TypeVar
 
@@ -29,6 +29,24 @@ def nearest(word: str, words: Iterable[str]) -> str:
     if close:
         return f"did you mean {close[0]}?"
     return f"choose one of {', '.join(known)}" if len(known) <= 12 else "--help lists all there are"
+
+
+def absent_at(value: Any) -> dict[str, Any]:
+    """Metadata of a dataclass field that came after runs had been recorded, all of which are of this `value`.
+
+    A run at that value is the same run as before, so its spec must not name the field: see `described`.
+    """
+    return {"absent_at": value}
+
+
+def described(option: Any) -> dict[str, Any]:
+    """The fields of a typed option as a run's spec has them, and its run_id hashes them.
+
+    A field that says `absent_at` is left out at that value. Who reads a spec takes a missing field for that value,
+    which is the default of the option's YAML.
+    """
+    absent = {f.name: f.metadata["absent_at"] for f in fields(option) if "absent_at" in f.metadata}
+    return {k: v for k, v in asdict(option).items() if k not in absent or v != absent[k]}
 
 
 def typed(cls: type[T], values: Mapping[str, Any], where: str) -> T:

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from rlscale import checkpoint
-from rlscale.benchmarks.dmc import DMC
+from rlscale.benchmarks.dmc import DMCPython
 from rlscale.benchmarks.franka import FrankaC
-from rlscale.benchmarks.gym import Gym
+from rlscale.benchmarks.gym import GymPython
 from rlscale.checkpoint import Clock, Keeper, Resumed, Stopped
 from rlscale.cycle import Run
 from rlscale.diagnostics.observed import Watch
@@ -290,9 +290,9 @@ def test_where_the_simulator_cannot_tell_episodes_begin_anew(replay: str, tmp_pa
 
 
 SIMULATORS = {
-    "gym": Gym("gym", "HalfCheetah-v4", 2),
-    "gym, ends": Gym("gym", "Hopper-v4", 2),
-    "dmc": DMC("dmc", "cheetah-run", 2, 2),
+    "gym": GymPython("gym", "HalfCheetah-v4", 2, "python"),
+    "gym, ends": GymPython("gym", "Hopper-v4", 2, "python"),
+    "dmc": DMCPython("dmc", "cheetah-run", 2, 2, "python"),
     "franka": FrankaC("franka", "franka_push", 2, "c", 0.15, 0.5),
 }
 

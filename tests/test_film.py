@@ -253,7 +253,11 @@ def composed(study: Path, *overrides: str) -> Job:
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
-        (["benchmark=toy"], r"benchmark=toy has no pictures; gym, dmc, humanoid_bench and franka \(engine=c\) have"),
+        (
+            ["benchmark=toy"],
+            r"benchmark=toy has no pictures; gym and dmc .*, humanoid_bench and franka \(engine=c\) have",
+        ),
+        (["benchmark=gym", "benchmark.backend=envpool"], r"=gym has no pictures; gym and dmc \(backend=python\), "),
         (["benchmark=control"], r"benchmark=control has no pictures; gym"),
         (["budget.eval_every=null"], r"this budget has none; set budget\.eval_every to at most 1000000"),
         (["budget=smoke", "budget.eval_every=500"], r"this budget has none; set budget\.eval_every to at most 400"),
@@ -324,13 +328,13 @@ def test_humanoid_bench_is_drawn_as_the_package_draws_it() -> None:
 DRAW = """
 import json, sys
 import numpy as np
-from rlscale.benchmarks.dmc import DMC
+from rlscale.benchmarks.dmc import DMCPython
 from rlscale.benchmarks.franka import FrankaC
-from rlscale.benchmarks.gym import Gym
+from rlscale.benchmarks.gym import GymPython
 
 tasks = {
-    "gym": [Gym("gym", task, 2) for task in ("HalfCheetah-v4", "Hopper-v4")],
-    "dmc": [DMC("dmc", task, 2, 1) for task in ("cheetah-run", "walker-walk")],
+    "gym": [GymPython("gym", task, 2, "python") for task in ("HalfCheetah-v4", "Hopper-v4")],
+    "dmc": [DMCPython("dmc", task, 2, 1, "python") for task in ("cheetah-run", "walker-walk")],
     "franka": [FrankaC("franka", "franka_push", 2, "c", 0.25, 0.5)] * 2,
 }
 told = {}

@@ -79,11 +79,15 @@ ROOMS = [
     # a simulator is imported where an environment is made: listing or typing a suite must not need it
     Room(
         "rlscale/benchmarks/*.py",
-        ("rlscale.types", "rlscale.typed", "rlscale.copies", "rlscale.simulator_state", "numpy", "jax"),
+        (
+            *("rlscale.types", "rlscale.typed", "rlscale.copies", "rlscale.simulator_state", "rlscale.envpool"),
+            *("numpy", "jax"),
+        ),
         inside=SIMULATORS,
     ),
     # what suites of stateful simulators share
     Room("rlscale/copies.py", ("rlscale.types", "rlscale.simulator_state", "numpy")),
+    Room("rlscale/envpool.py", ("rlscale.types", "rlscale.typed", "rlscale.copies", "numpy"), inside=("envpool",)),
     Room("rlscale/simulator_state.py", (), inside=("gymnasium",)),
     Room("rlscale/store.py", (*SMALL, "numpy", "psutil")),  # psutil: is the process that claimed a run alive?
     Room("rlscale/door.py", (*SMALL, *HYDRA, "rich")),  # what all doors share

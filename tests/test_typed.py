@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, Literal
 
@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlscale.typed import Mistake, convert, nearest, typed
+from rlscale.typed import Mistake, absent_at, convert, described, nearest, typed
 
 
 @dataclass(frozen=True)
@@ -132,3 +132,15 @@ def test_every_key_is_needed(key: str) -> None:
 def test_nearest() -> None:
     assert nearest("HalfCheeta-v4", ["HalfCheetah-v4", "Ant-v4"]) == "did you mean HalfCheetah-v4?"
     assert nearest("x", ["b", "a"]) == "choose one of a, b"
+
+
+def test_a_field_that_came_later_is_described_only_away_from_its_old_value() -> None:
+    @dataclass(frozen=True)
+    class Grown:
+        name: str
+        backend: str = field(metadata=absent_at("python"))
+
+    assert described(Grown("gym", "python")) == {"name": "gym"}
+    assert described(Grown("gym", "envpool")) == {"name": "gym", "backend": "envpool"}
+    with pytest.raises(Mistake, match=r"^benchmark\.backend is not set"):  # a record may lack it, a config may not
+        typed(Grown, {"name": "gym"}, "benchmark")

@@ -11,25 +11,29 @@ import contextlib
 import functools
 import logging
 import os
+import re
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from rlscale import envpool
 from rlscale.copies import Copies, Outcome
-from rlscale.typed import Mistake, nearest
+from rlscale.typed import Mistake, absent_at, nearest
 from rlscale.types import PICTURE, EnvSpec, FilmedEnv, HostEnv
 
 EPISODE = 1000  # control steps of an episode, in every task of the suite
 NO_SCREEN = ("disable", "disabled", "off", "false", "0")  # values of MUJOCO_GL with which dm_control has no renderer
+# EnvPool begins their episodes within a tenth of dm_control's spread: other tasks under the same name.
+OTHER_STARTS = ("cartpole-two_poles", "cartpole-three_poles")
 UNLIMITED = 1e10  # what the suite's action spec says of an actuator without limits (MuJoCo's mjMAXVAL)
 
 
 @dataclass(frozen=True)
 class DMC:
-    """Benchmark suite `dmc` (conf/benchmark/dmc.yaml), run by the host executor.
+    """Benchmark suite `dmc` (conf/benchmark/dmc.yaml), run by the host executor; `chosen` is the one that runs.
 
     The suite leaves its two `lqr` tasks without a time limit and without limits of their actions. Here they have the
     1000 steps of all others, and an action of ±1 is a control signal of ±1. Their springs are drawn with the seed of
@@ -40,6 +44,7 @@ class DMC:
     task: str
     num_envs: int
     action_repeat: int
+    backend: Literal["python", "envpool"] = field(metadata=absent_at("python"))
 
     def __post_init__(self) -> None:
         if self.num_envs < 1:
@@ -47,10 +52,18 @@ class DMC:
         if not 1 <= self.action_repeat <= EPISODE:
             raise ValueError(f"action_repeat={self.action_repeat}: give a whole number from 1 to {EPISODE}")
 
+    def chosen(self) -> DMC:
+        """The suite by its backend: what it can do decides what may be asked of a run."""
+        return {"python": DMCPython, "envpool": DMCEnvPool}[self.backend](**vars(self))
+
     def spec(self) -> EnvSpec:
         """The task's shapes; `episode_steps` counts the agent's own steps. Raises Mistake if there is no such task."""
         layout = _layout(self.task)
         return EnvSpec(layout.obs_dim, len(layout.low), -(-EPISODE // self.action_repeat))
+
+
+class DMCPython(DMC):
+    """dm_control's own environments."""
 
     def make(self, seed: int) -> HostEnv:
         """`num_envs` copies; copy i draws all its randomness from (seed, i), so it is the same in any number.
@@ -63,8 +76,22 @@ class DMC:
         """As `make`, bit for bit: every copy can be drawn where MUJOCO_GL asked for a screen."""
         layout = _layout(self.task)
         seeds = [int(np.random.SeedSequence((seed, i)).generate_state(1)[0]) for i in range(self.num_envs)]
-        copies = [_Copy(self.task, layout.keys, self.action_repeat, _load(self.task, own)) for own in seeds]
+        keys = tuple(layout.sizes)
+        copies = [_Copy(self.task, keys, self.action_repeat, _load(self.task, own)) for own in seeds]
         return Copies(copies, layout.obs_dim, layout.low, layout.high)
+
+
+class DMCEnvPool(DMC):
+    """EnvPool's environments of the same tasks, of whose observations only the suite's own quantities are taken."""
+
+    def spec(self) -> EnvSpec:
+        """As DMC.spec; raises Mistake too where EnvPool is not installed or does not have that task."""
+        _pooled(self.task)
+        return super().spec()
+
+    def make(self, seed: int) -> HostEnv:
+        """As DMCPython.make, with other random numbers."""
+        return envpool.Pool(_pooled(self.task), self.num_envs, seed, self.action_repeat)
 
 
 class _Copy:
@@ -117,7 +144,7 @@ class _Copy:
 class _Layout(NamedTuple):
     """How a task looks from outside."""
 
-    keys: tuple[str, ...]  # the quantities of an observation, in the order of its flat form
+    sizes: dict[str, int]  # the quantities of an observation and their lengths, in the order of its flat form
     obs_dim: int
     low: np.ndarray  # [action_dim] float64
     high: np.ndarray
@@ -133,7 +160,21 @@ def _layout(task: str) -> _Layout:
     sizes = {key: int(np.prod(quantity.shape)) for key, quantity in quantities.items()}  # a scalar's shape is ()
     low, high = (np.broadcast_to(bound, actions.shape) for bound in (actions.minimum, actions.maximum))
     limited = (low > -UNLIMITED) & (high < UNLIMITED)
-    return _Layout(tuple(sizes), sum(sizes.values()), np.where(limited, low, -1.0), np.where(limited, high, 1.0))
+    return _Layout(sizes, sum(sizes.values()), np.where(limited, low, -1.0), np.where(limited, high, 1.0))
+
+
+@functools.cache
+def _pooled(task: str) -> envpool.Task:
+    """The task for EnvPool, which calls `humanoid_CMU-run` HumanoidCMURun-v1; raises Mistake as DMCEnvPool.spec."""
+    layout = _layout(task)
+    if task in OTHER_STARTS:
+        raise Mistake(
+            f"benchmark.task={task}: EnvPool's episodes do not begin as dm_control's; set benchmark.backend=python"
+        )
+    words = "".join(word[0].upper() + word[1:] for word in re.split("[-_]", task))
+    pooled = envpool.Task(task, f"{words}-v1", layout.sizes, layout.low, layout.high, EPISODE, {})
+    envpool.check(pooled)
+    return pooled
 
 
 def _load(task: str, seed: int) -> Any:

@@ -6,40 +6,63 @@ import contextlib
 import functools
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from rlscale.copies import picture
+from rlscale import envpool
+from rlscale.copies import ActionBox, picture
 from rlscale.simulator_state import packed, unpacked
-from rlscale.typed import Mistake, nearest
+from rlscale.typed import Mistake, absent_at, nearest
 from rlscale.types import PICTURE, EnvSpec, FilmedEnv, HostEnv, Step
 
 
 @dataclass(frozen=True)
 class Gym:
-    """Benchmark suite `gym` (conf/benchmark/gym.yaml), run by the host executor."""
+    """Benchmark suite `gym` (conf/benchmark/gym.yaml), run by the host executor; `chosen` is the one that runs."""
 
     name: str
     task: str
     num_envs: int
+    backend: Literal["python", "envpool"] = field(metadata=absent_at("python"))
 
     def __post_init__(self) -> None:
         if self.num_envs < 1:
             raise ValueError(f"num_envs={self.num_envs}: give a whole number of copies, 1 or more")
 
+    def chosen(self) -> Gym:
+        """The suite by its backend: what it can do decides what may be asked of a run."""
+        return {"python": GymPython, "envpool": GymEnvPool}[self.backend](**vars(self))
+
     def spec(self) -> EnvSpec:
         """The task's shapes; raises Mistake if there is no such task or it is not one for this house."""
-        return _spec(self.task)
+        return _shapes(self.task).spec
+
+
+class GymPython(Gym):
+    """Gymnasium's own environments."""
 
     def make(self, seed: int) -> HostEnv:
         """`num_envs` copies; copy i draws all its randomness from (seed, i), so it is the same in any number."""
-        return _Copies(self.spec(), self.task, self.num_envs, seed)
+        return _Copies(_shapes(self.task), self.task, self.num_envs, seed)
 
     def filmed(self, seed: int) -> FilmedEnv:
         """As `make`, bit for bit, and its `frame` is a picture of copy 0."""
-        return _Copies(self.spec(), self.task, self.num_envs, seed, filmed=True)
+        return _Copies(_shapes(self.task), self.task, self.num_envs, seed, filmed=True)
+
+
+class GymEnvPool(Gym):
+    """EnvPool's environments of the same ids, for MuJoCo's tasks."""
+
+    def spec(self) -> EnvSpec:
+        """As Gym.spec; raises Mistake too where EnvPool is not installed or does not have that task."""
+        _pooled(self.task)
+        return super().spec()
+
+    def make(self, seed: int) -> HostEnv:
+        """As GymPython.make, with other random numbers."""
+        return envpool.Pool(_pooled(self.task), self.num_envs, seed)
 
 
 class _Copies:
@@ -49,16 +72,14 @@ class _Copies:
     copy of Pendulum-v1, whose own step takes 14), and because it is shorter to read than that class is to configure.
     """
 
-    def __init__(self, spec: EnvSpec, task: str, num_envs: int, seed: int, filmed: bool = False) -> None:
+    def __init__(self, shapes: _Shapes, task: str, num_envs: int, seed: int, filmed: bool = False) -> None:
         self._envs = [_make(task, filmed and index == 0) for index in range(num_envs)]
         self._seeds: list[int | None] = [
             int(np.random.SeedSequence((seed, index)).generate_state(1)[0]) for index in range(num_envs)
         ]
-        box = self._envs[0].action_space
-        self._low, self._high = box.low.astype(np.float32), box.high.astype(np.float32)
-        self._middle, self._half = (self._high + self._low) / 2, (self._high - self._low) / 2
-        self._action_shape = (num_envs, *box.shape)
-        self._obs_shape = (num_envs, spec.obs_dim)
+        self._box = ActionBox(shapes.low, shapes.high)
+        self._action_shape = (num_envs, *shapes.low.shape)
+        self._obs_shape = (num_envs, shapes.spec.obs_dim)
 
     def reset(self) -> np.ndarray:
         """Start an episode in every copy; returns obs [E, obs_dim]. Only the first call seeds, later ones go on."""
@@ -70,8 +91,7 @@ class _Copies:
 
     def step(self, action: Any) -> Step:
         """Apply action [E, action_dim], where ±1 are the ends of the task's own box."""
-        wanted = self._middle + self._half * np.asarray(action, np.float32).reshape(self._action_shape)
-        applied = np.minimum(np.maximum(wanted, self._low), self._high)
+        applied = self._box.own(action, self._action_shape)
         final_obs = np.empty(self._obs_shape, np.float32)
         reward = np.empty(len(self._envs), np.float32)
         terminated, truncated = np.zeros(len(self._envs), bool), np.zeros(len(self._envs), bool)
@@ -108,8 +128,16 @@ class _Copies:
             env.close()
 
 
+class _Shapes(NamedTuple):
+    """How a task looks from outside."""
+
+    spec: EnvSpec
+    low: np.ndarray  # its own box of actions, float32, of any shape
+    high: np.ndarray
+
+
 @functools.cache  # shapes are asked for by the door, the loop and the estimates: build the simulator once
-def _spec(task: str) -> EnvSpec:
+def _shapes(task: str) -> _Shapes:
     import gymnasium
 
     env = _make(task)
@@ -125,9 +153,32 @@ def _spec(task: str) -> EnvSpec:
             raise Mistake(f"benchmark.task={task}: it has no time limit; register it with max_episode_steps")
         if task.rpartition(":")[2] != exact:  # else one task would go under two names in the records
             raise Mistake(f"benchmark.task={task}: the version is missing; write {exact}")
-        return EnvSpec(int(np.prod(env.observation_space.shape)), int(np.prod(actions.shape)), int(limit))
+        spec = EnvSpec(int(np.prod(env.observation_space.shape)), int(np.prod(actions.shape)), int(limit))
+        return _Shapes(spec, actions.low.astype(np.float32), actions.high.astype(np.float32))
     finally:
         env.close()
+
+
+@functools.cache
+def _pooled(task: str) -> envpool.Task:
+    """The task for EnvPool, which has it under the same id; raises Mistake as GymEnvPool.spec.
+
+    Only of the MuJoCo tasks: they equal Gymnasium's step by step, and others do not. The angle of EnvPool's Pendulum-v1
+    outruns the limit of its speed.
+    """
+    import gymnasium
+
+    spec, low, high = _shapes(task)
+    if not str(gymnasium.spec(task).entry_point).startswith("gymnasium.envs.mujoco."):
+        raise Mistake(
+            f"benchmark.task={task}: EnvPool serves Gymnasium's MuJoCo tasks only, since the steps of others differ; "
+            "set benchmark.backend=python"
+        )
+    # In its versions up to 4 EnvPool leaves contact forces at zero, as mujoco_py did; Gymnasium has them in all.
+    forces = {"post_constraint": True}
+    pooled = envpool.Task(task, task, {envpool.PLAIN: spec.obs_dim}, low, high, spec.episode_steps, forces)
+    envpool.check(pooled)
+    return pooled
 
 
 def _make(task: str, filmed: bool = False) -> Any:

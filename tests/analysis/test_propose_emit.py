@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from analysis import emit
+from analysis.answer import constant_words
 from rlscale.hparams import Laws, PowerLaw
 from rlscale.typed import Mistake, typed
 
@@ -31,18 +32,28 @@ def test_the_emitted_option_gives_a_job_the_same_law() -> None:
 def test_the_emitted_sweep_begins_with_the_package_and_repeats_the_learner() -> None:
     spec = {
         "algorithm": {"name": "sac", "width": 64, "rate": 1e-5, "on": True, "word": "no", "sizes": [1, 2]},
-        "benchmark": {"name": "control", "num_envs": 1},
+        "benchmark": {"name": "gym", "num_envs": 1, "backend": "envpool"},
         "budget": {"env_steps": 1000, "eval_every": None},
     }
     text = emit.sweep_option(["why"], "x", spec, [0, 1], ["a", "b"], [Fraction(1, 4), Fraction(2)])
     assert text.startswith("# @package _global_\n# why\n")
     read = yaml.safe_load(text)
     assert read["defaults"] == [
-        {"override /algorithm": "sac"}, {"override /benchmark": "control"}, {"override /hparams": "fitted/x"}, "_self_",
+        {"override /algorithm": "sac"}, {"override /benchmark": "gym"}, {"override /hparams": "fitted/x"}, "_self_",
     ]  # fmt: skip
     assert read["algorithm"] == {"width": 64, "rate": 1e-5, "on": True, "word": "no", "sizes": [1, 2]}
-    assert read["benchmark"] == {"num_envs": 1} and read["budget"] == spec["budget"] and read["seed"] == [0, 1]
+    assert (
+        read["benchmark"] == {"num_envs": 1, "backend": "envpool"}
+        and read["budget"] == spec["budget"]
+        and read["seed"] == [0, 1]
+    )
     assert read["hydra"]["sweeper"]["params"] == {"benchmark.task": "a,b", "utd": "1/4,2"}
+
+
+def test_a_proposed_command_names_every_field_of_the_runs() -> None:
+    spec = {"benchmark": {"name": "dmc", "task": "walker-walk", "backend": "envpool"}, "algorithm": {}, "budget": {}}
+    words = constant_words({"provenance": {"spec": spec}}, ["utd=2"], 64, 1e-3, ())
+    assert words[0] == "benchmark=dmc" and "benchmark.backend=envpool" in words and "utd=2" in words
 
 
 def test_nothing_is_overwritten_in_silence_and_all_is_written_or_none(tmp_path: Path) -> None:

@@ -12,13 +12,13 @@ from typing import Any
 import jax
 from omegaconf import OmegaConf
 
-from rlscale.benchmarks.dmc import DMC
+from rlscale.benchmarks.dmc import DMCPython
 from rlscale.job import component
 from rlscale.types import Algorithm
 from tests.bench.ours import CONF, host_loop, looped, updates
 from tests.bench.timing import Maker, Point, Work
 
-CHEETAH = DMC("dmc", "cheetah-run", 1, 1)
+CHEETAH = DMCPython("dmc", "cheetah-run", 1, 1, "python")
 GEMM = 1024  # rows and columns of a product large enough to be at the machine's peak
 
 

@@ -22,7 +22,7 @@ from omegaconf import OmegaConf
 from rlscale import replay
 from rlscale.algorithms.sac import SAC
 from rlscale.benchmarks.control import Control
-from rlscale.benchmarks.gym import Gym
+from rlscale.benchmarks.gym import GymPython
 from rlscale.cadence import schedule
 from rlscale.cycle import Run, compiler_options
 from rlscale.device_executor import DeviceExecutor
@@ -32,7 +32,7 @@ from rlscale.types import Algorithm, EnvSpec, HostBenchmark, Hyper, Transition
 from tests.bench.timing import CAPACITY, LONG, WARMUP, Maker, Point, Work
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
-GYM, CONTROL = Gym("gym", "Pendulum-v1", 1), Control("control", "pendulum", 1)
+GYM, CONTROL = GymPython("gym", "Pendulum-v1", 1, "python"), Control("control", "pendulum", 1)
 RATE = 3e-4
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from rlscale.benchmarks import dmc
-from rlscale.benchmarks.dmc import DMC
+from rlscale.benchmarks.dmc import DMCPython
 from rlscale.types import HostEnv
 
 pytest.importorskip("dm_control")
@@ -20,7 +20,7 @@ TASKS = [f"{domain}-{task}" for domain, task in suite.ALL_TASKS]
 
 
 def made(task: str, num_envs: int = 1, action_repeat: int = 1, seed: int = 7) -> HostEnv:
-    return DMC("dmc", task, num_envs, action_repeat).make(seed)
+    return DMCPython("dmc", task, num_envs, action_repeat, "python").make(seed)
 
 
 def bare(task: str, index: int = 0, seed: int = 7) -> Any:
@@ -34,7 +34,7 @@ def flat(observation: Any) -> np.ndarray:
 
 
 def random_actions(steps: int, num_envs: int, task: str) -> np.ndarray:
-    action_dim = DMC("dmc", task, 1, 1).spec().action_dim
+    action_dim = DMCPython("dmc", task, 1, 1, "python").spec().action_dim
     return np.random.default_rng(0).uniform(-1, 1, (steps, num_envs, action_dim)).astype(np.float32)
 
 
@@ -136,7 +136,7 @@ def test_an_action_is_repeated_and_its_rewards_summed() -> None:
 
 @pytest.mark.parametrize(("repeat", "steps"), [(1, 1000), (2, 500), (3, 334), (1000, 1)])
 def test_the_limit_is_counted_in_the_agents_steps(repeat: int, steps: int) -> None:
-    assert DMC("dmc", "cheetah-run", 1, repeat).spec()[:3] == (17, 6, steps)
+    assert DMCPython("dmc", "cheetah-run", 1, repeat, "python").spec()[:3] == (17, 6, steps)
 
 
 def test_a_repeated_action_stops_where_the_episode_does() -> None:
@@ -190,7 +190,7 @@ def test_actions_reach_the_ends_of_the_tasks_own_box() -> None:
 
 def test_lqr_has_an_end_here() -> None:
     """The suite gives these neither a time limit nor limits of the action, and a true end at the origin."""
-    bench = DMC("dmc", "lqr-lqr_2_1", 1, 1)
+    bench = DMCPython("dmc", "lqr-lqr_2_1", 1, 1, "python")
     assert bench.spec()[:3] == (4, 1, 1000)
     env = bench.make(seed=0)
     env.reset()
@@ -242,7 +242,7 @@ def test_every_name_of_the_suite_is_known(monkeypatch: Any) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_every_task_runs(task: str) -> None:
-    bench = DMC("dmc", task, 1, 1)
+    bench = DMCPython("dmc", task, 1, 1, "python")
     obs_dim, action_dim, limit, _ = bench.spec()
     env = bench.make(seed=0)
     assert env.reset().shape == (1, obs_dim) and limit == 1000
@@ -265,7 +265,7 @@ def test_every_task_runs(task: str) -> None:
 )
 def test_mistakes(task: str, sentence: str) -> None:
     with pytest.raises(dmc.Mistake) as error:
-        DMC("dmc", task, 1, 1).spec()
+        DMCPython("dmc", task, 1, 1, "python").spec()
     assert str(error.value) == f"benchmark.task={task}: dmc has no such task; {sentence}"
 
 
@@ -274,4 +274,4 @@ def test_mistakes(task: str, sentence: str) -> None:
 )
 def test_numbers_out_of_range(num_envs: int, repeat: int, key: str) -> None:
     with pytest.raises(ValueError, match=f"^{key or 'action_repeat=1001'}: give a whole number"):
-        DMC("dmc", "walker-walk", num_envs, repeat)
+        DMCPython("dmc", "walker-walk", num_envs, repeat, "python")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlscale.benchmarks.gym import Gym
+from rlscale.benchmarks.gym import GymPython
 from rlscale.typed import Mistake
 
 gymnasium = pytest.importorskip("gymnasium")
@@ -58,9 +58,9 @@ def registered() -> Any:
 def test_equals_the_environment_stepped_by_hand(task: str) -> None:
     """Copy by copy, with Gymnasium's own action rescaling, through terminations and time-outs."""
     steps, num_envs = 450, 2
-    env = Gym("gym", task, num_envs).make(seed=7)
+    env = GymPython("gym", task, num_envs, "python").make(seed=7)
     obs = env.reset()
-    action_dim = Gym("gym", task, num_envs).spec().action_dim
+    action_dim = GymPython("gym", task, num_envs, "python").spec().action_dim
     actions = np.random.default_rng(0).uniform(-1, 1, (steps, num_envs, action_dim)).astype(np.float32)
     ours = [env.step(action) for action in actions]
     for i in range(num_envs):
@@ -80,7 +80,7 @@ def test_equals_the_environment_stepped_by_hand(task: str) -> None:
 
 
 def test_a_copy_is_the_same_in_any_number() -> None:
-    few, many = (Gym("gym", "Pendulum-v1", n).make(seed=3).reset() for n in (2, 5))
+    few, many = (GymPython("gym", "Pendulum-v1", n, "python").make(seed=3).reset() for n in (2, 5))
     np.testing.assert_array_equal(few, many[:2])
 
 
@@ -92,8 +92,8 @@ def test_the_tasks_own_box_is_reached(registered: Any) -> None:
         return made[-1]
 
     task = registered(entry_point, max_episode_steps=5)
-    assert Gym("gym", task, 1).spec()[:3] == (4, 2, 5)  # flat
-    env = Gym("gym", task, 1).make(seed=0)
+    assert GymPython("gym", task, 1, "python").spec()[:3] == (4, 2, 5)  # flat
+    env = GymPython("gym", task, 1, "python").make(seed=0)
     env.reset()
     for size in (-1.0, 0.0, 1.0, 7.0):
         env.step(np.full((1, 2), size, np.float32))
@@ -105,7 +105,7 @@ def test_the_tasks_own_box_is_reached(registered: Any) -> None:
 @pytest.mark.parametrize("ends", [(True, True), (True, False), (False, True)])
 def test_a_true_end_wins_over_the_limit(registered: Any, ends: tuple[bool, bool]) -> None:
     task = registered(lambda: Probe({3: ends}), max_episode_steps=50)
-    env = Gym("gym", task, 1).make(seed=0)
+    env = GymPython("gym", task, 1, "python").make(seed=0)
     env.reset()
     for _ in range(3):
         out = env.step(np.zeros((1, 2), np.float32))
@@ -113,7 +113,7 @@ def test_a_true_end_wins_over_the_limit(registered: Any, ends: tuple[bool, bool]
     assert (out.final_obs == 3).all() and (out.obs == -1).all()
     # the same tie, made by Gymnasium's own limit
     task = registered(lambda: Probe({3: (True, False)}), max_episode_steps=3)
-    env = Gym("gym", task, 1).make(seed=0)
+    env = GymPython("gym", task, 1, "python").make(seed=0)
     env.reset()
     for _ in range(3):
         out = env.step(np.zeros((1, 2), np.float32))
@@ -123,7 +123,7 @@ def test_a_true_end_wins_over_the_limit(registered: Any, ends: tuple[bool, bool]
 def test_one_copy_ends_alone(registered: Any) -> None:
     ends = iter([{}, {2: (True, False)}, {}, {}])  # the first is made for its spec
     task = registered(lambda: Probe(next(ends)), max_episode_steps=50)
-    env = Gym("gym", task, 3).make(seed=0)
+    env = GymPython("gym", task, 3, "python").make(seed=0)
     env.reset()
     env.step(np.zeros((3, 2), np.float32))
     out = env.step(np.zeros((3, 2), np.float32))
@@ -135,7 +135,7 @@ def test_the_papers_tasks_are_made_quietly(tmp_path: Path, monkeypatch: Any, cap
     monkeypatch.chdir(tmp_path)  # where MuJoCo would leave its log
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        Gym("gym", "HalfCheetah-v4", 1).make(seed=0).close()
+        GymPython("gym", "HalfCheetah-v4", 1, "python").make(seed=0).close()
     assert capfd.readouterr() == ("", "")
     assert list(tmp_path.iterdir()) == []
 
@@ -152,7 +152,7 @@ def test_the_papers_tasks_are_made_quietly(tmp_path: Path, monkeypatch: Any, cap
     ],
 )
 def test_shapes(task: str, sizes: tuple[int, int, int]) -> None:
-    assert Gym("gym", task, 1).spec()[:3] == sizes
+    assert GymPython("gym", task, 1, "python").spec()[:3] == sizes
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_mistakes(task: str, sentence: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with pytest.raises(Mistake, match=sentence) as error:
-            Gym("gym", task, 1).spec()
+            GymPython("gym", task, 1, "python").spec()
     assert str(error.value).startswith(f"benchmark.task={task}: ") and "\n" not in str(error.value)
 
 
@@ -189,8 +189,8 @@ def test_spaces_that_are_not_for_this_house(registered: Any) -> None:
     for kind in (Unbounded, Whole):
         task = registered(lambda kind=kind: kind({}), max_episode_steps=5)
         with pytest.raises(Mistake, match="not a bounded Box"):
-            Gym("gym", task, 1).spec()
+            GymPython("gym", task, 1, "python").spec()
     with pytest.raises(Mistake, match="no time limit"):
-        Gym("gym", registered(lambda: Probe({})), 1).spec()
+        GymPython("gym", registered(lambda: Probe({})), 1, "python").spec()
     with pytest.raises(ValueError, match=r"^num_envs=0"):
-        Gym("gym", "Pendulum-v1", 0)
+        GymPython("gym", "Pendulum-v1", 0, "python")

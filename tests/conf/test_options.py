@@ -25,6 +25,7 @@ from omegaconf import OmegaConf, open_dict
 from rlscale.door import CONF
 from rlscale.hparams import Laws
 from rlscale.job import Job, component, job_from
+from rlscale.spec import run_id
 from rlscale.typed import Mistake
 
 # Groups that other doors read.
@@ -108,6 +109,21 @@ def test_every_option_is_a_job(option: str, monkeypatch: pytest.MonkeyPatch) -> 
         assert getattr(made.spec, group)["name"] == name.split("/")[0]  # bro/xs is bro of a size
     if group != "benchmark":
         assert made.learner().n_params["total"] > 0
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "task", "name"),
+    [("gym", "HalfCheetah-v4", "76e7ca9c5c1923b4"), ("dmc", "cheetah-run", "f1a3cbcb3e5ead8e")],
+)
+def test_a_field_that_came_later_renames_no_run(benchmark: str, task: str, name: str) -> None:
+    """The names are from before there was `backend`; another backend is another run."""
+    words = (f"benchmark={benchmark}", f"benchmark.task={task}")
+    made = job(*words)
+    assert run_id(made.spec, made.members[0]) == name and "backend" not in made.spec.benchmark
+    pytest.importorskip("envpool", reason="the envpool extra is not installed")
+    other = job(*words, "benchmark.backend=envpool")
+    assert run_id(other.spec, other.members[0]) != name
+    assert dict(other.spec.benchmark) == {**made.spec.benchmark, "backend": "envpool"}
 
 
 def test_any_diagnostics_can_be_attached_and_none_are_part_of_a_run() -> None:

@@ -27,13 +27,28 @@ MORE = {
     "humanoid_bench": ["h1-pole-v0"],
     "toy": ["reach"],
 }
-CASES = [(path.stem, task) for path in OPTIONS for task in (None, *MORE.get(path.stem, []))]
+
+
+class Case(NamedTuple):
+    """A suite and a task of it, by default the option's, and the same of a backend."""
+
+    suite: str
+    task: str | None = None
+    backend: str | None = None
+
+
+ENVPOOL = [
+    Case("gym", "Reacher-v4", "envpool"),
+    Case("gym", "Hopper-v4", "envpool"),
+    Case("dmc", "point_mass-easy", "envpool"),
+]
+CASES = [*(Case(path.stem, task) for path in OPTIONS for task in (None, *MORE.get(path.stem, []))), *ENVPOOL]
 # Brax takes half a minute to compile; the other has its own tests beside dm_control.
-SLOW = {("brax", None), ("brax", "reacher"), ("control", "cartpole_swingup")}
-NOTHING_RANDOM = {("toy", "reach")}
+SLOW = {Case("brax"), Case("brax", "reacher"), Case("control", "cartpole_swingup")}
+NOTHING_RANDOM = {Case("toy", "reach")}
 # under random actions
 ENDS_EARLY = {("brax", "hopper"), ("gym", "Hopper-v4"), ("humanoid_bench", "h1-pole-v0"), ("toy", "reach")}
-WITHOUT_STATE = {("isaacgym", None)}  # it is another process's
+WITHOUT_STATE = {Case("isaacgym"), *ENVPOOL}  # it is another process's, or EnvPool's own
 E = 3  # copies
 
 
@@ -42,9 +57,10 @@ def option(suite: str) -> dict[str, Any]:
     return dict(OmegaConf.load(path))
 
 
-def benchmark(suite: str, task: str | None, num_envs: int = E) -> Any:
+def benchmark(suite: str, task: str | None, backend: str | None = None, num_envs: int = E) -> Any:
     values = option(suite)
-    return component(values | {"task": task or values["task"], "num_envs": num_envs}, "benchmark")
+    chosen = {"task": task or values["task"], "num_envs": num_envs} | ({"backend": backend} if backend else {})
+    return component(values | chosen, "benchmark")
 
 
 class Driver(NamedTuple):
@@ -84,21 +100,21 @@ def driver(bench: Any, seed: int) -> Driver:
 
 @pytest.fixture(
     params=[pytest.param(case, marks=pytest.mark.slow) if case in SLOW else case for case in CASES],
-    ids=lambda case: f"{case[0]}-{case[1] or 'default'}",
+    ids=lambda case: "-".join([case.suite, case.task or "default", *([case.backend] if case.backend else [])]),
 )
-def case(request: pytest.FixtureRequest) -> tuple[str, str | None]:
+def case(request: pytest.FixtureRequest) -> Case:
     """A suite and a task that can run here."""
-    suite, task = request.param
+    wanted: Case = request.param
     try:
-        benchmark(suite, task).spec()
+        benchmark(*wanted).spec()
     except (ImportError, Mistake) as error:
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, ImportError):
             cause = cause.__cause__
         if cause is None:
             raise
-        pytest.skip(f"benchmark={suite}: {error}")
-    return suite, task
+        pytest.skip(f"benchmark={wanted.suite}: {error}")
+    return wanted
 
 
 def actions(steps: int, action_dim: int) -> np.ndarray:
@@ -124,13 +140,12 @@ def long_rollout(bench: Any) -> tuple[np.ndarray, Step]:
     return rollout(bench, seed=1, steps=min(2 * limit + limit // 2, 400 if ends_early else 10_000))
 
 
-def test_every_option_is_whole(case: tuple[str, str | None]) -> None:
-    suite, _ = case
-    assert set(option(suite)) >= {"_target_", "name", "task", "num_envs"}
-    assert option(suite)["name"] == suite
+def test_every_option_is_whole(case: Case) -> None:
+    assert set(option(case.suite)) >= {"_target_", "name", "task", "num_envs"}
+    assert option(case.suite)["name"] == case.suite
 
 
-def test_shapes_and_dtypes(case: tuple[str, str | None]) -> None:
+def test_shapes_and_dtypes(case: Case) -> None:
     bench = benchmark(*case)
     obs_dim, action_dim, episode_steps, _ = bench.spec()
     assert episode_steps > 0
@@ -150,7 +165,7 @@ def test_shapes_and_dtypes(case: tuple[str, str | None]) -> None:
             assert np.isfinite(x).all()
 
 
-def test_episodes(case: tuple[str, str | None]) -> None:
+def test_episodes(case: Case) -> None:
     """A time-out is no termination and comes at the limit; an ended copy restarts in the same step, and only it."""
     bench = benchmark(*case)
     limit = bench.spec().episode_steps
@@ -183,7 +198,7 @@ def test_episodes(case: tuple[str, str | None]) -> None:
     assert (out.final_obs[1:] != seen[1:])[follows].any(axis=-1).all()
 
 
-def test_seeds_reproduce_and_differ(case: tuple[str, str | None]) -> None:
+def test_seeds_reproduce_and_differ(case: Case) -> None:
     bench = benchmark(*case)
     steps = min(bench.spec().episode_steps + 20, 250)
     once, again, other = (rollout(bench, seed, steps) for seed in (5, 5, 6))
@@ -195,7 +210,7 @@ def test_seeds_reproduce_and_differ(case: tuple[str, str | None]) -> None:
         assert (seen[0, 0] != seen[0, 1]).any() and (seen[0, 1] != seen[0, 2]).any()
 
 
-def test_a_state_is_all_that_steps_depend_on(case: tuple[str, str | None]) -> None:
+def test_a_state_is_all_that_steps_depend_on(case: Case) -> None:
     """Environments made with another seed go on as those whose state they take, past an episode's start."""
     bench = benchmark(*case)
     if case in WITHOUT_STATE or not hasattr(bench, "make"):
@@ -219,7 +234,7 @@ def test_a_state_is_all_that_steps_depend_on(case: tuple[str, str | None]) -> No
     other.close()
 
 
-def test_episodes_of_a_copy_differ(case: tuple[str, str | None]) -> None:
+def test_episodes_of_a_copy_differ(case: Case) -> None:
     bench = benchmark(*case)
     if case in NOTHING_RANDOM:
         pytest.skip("nothing in this task is random")
@@ -231,7 +246,7 @@ def test_episodes_of_a_copy_differ(case: tuple[str, str | None]) -> None:
     assert len(np.unique(begun, axis=0)) == len(begun)
 
 
-def test_the_whole_box_is_used(case: tuple[str, str | None]) -> None:
+def test_the_whole_box_is_used(case: Case) -> None:
     """From the same start, ½ does less than 1, and beyond 1 there is nothing more to have."""
     bench = benchmark(*case)
     shape = (E, bench.spec().action_dim)
@@ -249,9 +264,8 @@ def test_the_whole_box_is_used(case: tuple[str, str | None]) -> None:
             np.testing.assert_array_equal(a, b)
 
 
-def test_mistakes_are_sentences(case: tuple[str, str | None]) -> None:
-    suite, task = case
+def test_mistakes_are_sentences(case: Case) -> None:
     with pytest.raises(Mistake, match=r"^benchmark\.task=no-such-task: "):
-        benchmark(suite, "no-such-task").spec()
+        benchmark(*case._replace(task="no-such-task")).spec()
     with pytest.raises(Mistake, match=r"^benchmark\.num_envs=0: "):
-        benchmark(suite, task, num_envs=0)
+        benchmark(*case, num_envs=0)

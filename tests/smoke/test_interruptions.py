@@ -68,6 +68,24 @@ def test_a_run_that_is_ended_goes_on(task: str, desk: Desk, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
+def test_a_simulator_without_a_state_begins_episodes_anew(desk: Desk) -> None:
+    """And the record says so; replay and learner go on as they were."""
+    pytest.importorskip("envpool", reason="the envpool extra is not installed")
+    task = ("benchmark=gym", "benchmark.task=Hopper-v4", "benchmark.backend=envpool")
+    length = ("budget.env_steps=1600", "budget.log_every=40", "budget.eval_every=800", "hparams.batch_size=128")
+    words = (*task, *TINY[1:], *length, "utd=2")
+    process = desk.start(*words)
+    said = end_when(desk, process, signal.SIGTERM, rows=6)
+    assert process.returncode == 143 and "a checkpoint is left at step " in said, said
+    desk.train(*words)
+    (record,) = desk.records().values()
+    assert (record["resumes"], record["reseeded"]) == (1, 1) and record["spec"]["benchmark"]["backend"] == "envpool"
+    (_, rows) = next(iter(desk.results().values()))
+    assert [int(row["env_step"]) for row in rows] == list(range(40, 1601, 40)) and rows[-1]["eval_return"]
+    assert not list(desk.study.rglob("*.npz"))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_run_that_is_ended_before_its_first_step_gives_its_claims_back(number: int, code: int, desk: Desk) -> None:
     process = desk.start(*JOBS[1:])
