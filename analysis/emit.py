@@ -146,8 +146,8 @@ def sweep_option(
     }
     defaults = "".join(f"  - override /{group}: {option}\n" for group, option in chosen.items())
     body = {part: keys for part, keys in fields.items() if keys} | {"seed": list(seeds)}
-    grid = {"utd": sorted(utds, reverse=True), "algorithm.width": sorted(widths, reverse=True)}
-    axes = {key: json.dumps(",".join(map(str, values))) for key, values in grid.items() if values}
+    grid: dict[str, Sequence[Any]] = {"utd": utds, "algorithm.width": widths}
+    axes = {k: json.dumps(",".join(map(str, sorted(v, reverse=True)))) for k, v in grid.items() if v}
     axes["benchmark.task"] = ",".join(tasks)
     params = "hydra:\n  sweeper:\n    params:\n" + "".join(f"      {key}: {axis}\n" for key, axis in axes.items())
     # the package line must be the first of the file: after any other comment it is silently ignored

@@ -266,7 +266,8 @@ def test_a_member_that_diverged_stays_so(tmp_path: Path) -> None:
     assert len(resumed.curves[0]) < len(resumed.curves[1]) and "nan" in resumed.curves[0][-1]
 
 
-@pytest.mark.parametrize("replay", [pytest.param("device", marks=pytest.mark.slow), "host"])
+@pytest.mark.slow
+@pytest.mark.parametrize("replay", ["device", "host"])
 def test_where_the_simulator_cannot_tell_episodes_begin_anew(replay: str, tmp_path: Path) -> None:
     """Flagged, without a transition across the cut, and a return over several steps ends there."""
     asked = PACK._replace(task="reach", learner="probe", replay=replay, utd=Fraction(1))

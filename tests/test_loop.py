@@ -106,8 +106,8 @@ def test_updates_are_exact_for_any_ratio(task: str, num_envs: int) -> None:
 @pytest.mark.parametrize(
     ("task", "replay"),
     [
-        ("toy", "host"),
         ("control", "device"),
+        pytest.param("toy", "host", marks=pytest.mark.slow),
         pytest.param("toy", "device", marks=pytest.mark.slow),
         pytest.param("control", "host", marks=pytest.mark.slow),
     ],
@@ -190,7 +190,7 @@ def test_both_executors_do_the_same(learner: str) -> None:
     assert any(row["eval_return"] is not None for row in host[0])
 
 
-@pytest.mark.parametrize("task", ["toy", "control"])
+@pytest.mark.parametrize("task", ["toy", pytest.param("control", marks=pytest.mark.slow)])
 def test_looking_changes_nothing(task: str) -> None:
     asked = Asked(task, members=MEMBERS[:2], env_steps=100, eval_every=20)
     for seen, unseen in zip(train(asked), train(asked._replace(eval_every=None)), strict=True):

@@ -22,7 +22,7 @@ from rlscale.spec import Budget, Member
 from rlscale.types import Algorithm, Resets
 from tests.contract.learners import data, learner
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
+pytestmark = [pytest.mark.usefixtures("quick_compiles"), pytest.mark.slow]
 
 TASKS: dict[str, Any] = {"host": Toy("toy", "track", 1), "device": Control("control", "pendulum", 1)}
 MEMBERS = (Member(0, 1e-2), Member(1, 1e-2))
@@ -70,7 +70,6 @@ def world(executor: Any) -> list[np.ndarray]:
     return [executor.obs.copy(), executor.running.copy(), executor.ended.copy()]
 
 
-@pytest.mark.slow
 def test_a_reset_really_resets_and_only_the_learner(trained: Any) -> None:
     before, outside = learners(trained), world(trained)
     trained.reset(1)
@@ -104,7 +103,6 @@ def test_a_reset_really_resets_and_only_the_learner(trained: Any) -> None:
         assert not all((x == y).all() for x, y in zip(*map(data, (first.params, new.state.params)), strict=True))
 
 
-@pytest.mark.slow
 def test_two_resets_and_two_members_give_different_networks(trained: Any) -> None:
     kernels = []
     for count in (1, 2):
@@ -117,13 +115,13 @@ def test_two_resets_and_two_members_give_different_networks(trained: Any) -> Non
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("executor", ["host", pytest.param("device", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("executor", ["host", "device"])
 @pytest.mark.parametrize(
     ("resets", "column"),
     [
-        pytest.param(Resets(), None, id="none", marks=pytest.mark.slow),
+        pytest.param(Resets(), None, id="none"),
         pytest.param(Resets(every_updates=30), [0, 1, 1], id="grad_steps"),
-        pytest.param(Resets(at_env_steps=(5, 41, 60)), [1, 0, 2], id="env_steps", marks=pytest.mark.slow),
+        pytest.param(Resets(at_env_steps=(5, 41, 60)), [1, 0, 2], id="env_steps"),
     ],
 )
 def test_resets_are_rows_of_the_curve(executor: str, resets: Resets, column: list[int] | None) -> None:
@@ -133,7 +131,6 @@ def test_resets_are_rows_of_the_curve(executor: str, resets: Resets, column: lis
     assert [row["updates"] for row in rows] == [0, 40, 80]
 
 
-@pytest.mark.slow
 def test_a_members_reset_is_its_own() -> None:
     """Alone or in a pack, and the learner that trains on after a reset, gives the same rows."""
     resets = Resets(every_updates=30)

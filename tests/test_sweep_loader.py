@@ -40,6 +40,7 @@ def test_jobs_are_composed_as_hydra_does(loader: tuple[ConfigLoaderImpl, DictCon
         ours.jobs.clear()
 
 
+@pytest.mark.slow
 def test_what_hydra_refuses_is_refused_in_its_words(loader: tuple[ConfigLoaderImpl, DictConfig]) -> None:
     theirs, master = loader
     for words in (["udt=1"], ["algorithm=sax"], ["utd=1", "budget.env_step=3"], ["algorithm.width.x=1"]):

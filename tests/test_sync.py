@@ -145,6 +145,7 @@ def test_where_all_fail_the_rest_are_not_tried(desk: Desk) -> None:
     assert len(desk.upload(workers=4)[1]) == 12
 
 
+@pytest.mark.slow
 def test_one_that_hangs_is_ended(desk: Desk) -> None:
     hung, fine = desk.put("hung", 1, "hang"), desk.put("fine", 2)
     started = time.monotonic()

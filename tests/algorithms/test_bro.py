@@ -255,6 +255,7 @@ def test_the_optimist_explores_and_the_actor_is_evaluated(bro: Learner) -> None:
     np.testing.assert_allclose(bro.act(state, obs, key, True), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_without_the_optimist_the_actor_explores() -> None:
     """BRO-minimal: the same critic and actor, no second actor, no duals."""
     minimal = learner("bro", optimistic_actor=False)

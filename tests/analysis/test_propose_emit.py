@@ -47,7 +47,7 @@ def test_the_emitted_sweep_begins_with_the_package_and_repeats_the_learner() -> 
         and read["budget"] == spec["budget"]
         and read["seed"] == [0, 1]
     )
-    assert read["hydra"]["sweeper"]["params"] == {"benchmark.task": "a,b", "utd": "1/4,2"}
+    assert read["hydra"]["sweeper"]["params"] == {"utd": "2,1/4", "benchmark.task": "a,b"}
 
 
 def test_a_proposed_command_names_every_field_of_the_runs() -> None:

@@ -78,6 +78,7 @@ def test_what_is_not_there_is_left_out_or_said(door: Door, tmp_path: Path) -> No
     assert "R²" not in page.words
 
 
+@pytest.mark.slow
 def test_held_out_missed_and_unfitted_settings_are_marked(door: Door, tmp_path: Path) -> None:
     CONSTANT.write(tmp_path, "marked")
 

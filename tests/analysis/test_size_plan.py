@@ -96,7 +96,9 @@ def test_the_highest_level_that_a_budget_buys(door: Door, study: Path) -> None:
     assert {a["level"] for a in found.values()} == {700.0, 500.0}
 
 
-@pytest.mark.parametrize("bound", ["data=3e5", "compute=5e15", "budget=5e16"])
+@pytest.mark.parametrize(
+    "bound", ["data=3e5", *(pytest.param(b, marks=pytest.mark.slow) for b in ("compute=5e15", "budget=5e16"))]
+)
 def test_each_task_is_priced_by_its_own_batch_size_law(door: Door, study: Path, bound: str) -> None:
     kind, limit = bound.split("=")
     words = () if kind == "budget" else ("target=600",)
@@ -205,6 +207,7 @@ def test_mistakes_are_one_sentence(door: Door, study: Path, words: tuple[str, ..
     assert mend in said(door, study, "name=c", *words)
 
 
+@pytest.mark.slow
 def test_bounds_that_a_refusal_names_can_be_kept(door: Door, study: Path) -> None:
     for words, key in ((("target=600", "data=1e3"), "least "), (("target=600", "compute=1e9"), "least ")):
         told = said(door, study, "name=c", *words)

@@ -103,6 +103,7 @@ def test_the_emitted_sweep_asks_for_the_widths(grid: Path) -> None:
     assert "32 jobs, 128 runs: 2 tasks × 4 σ × 4 widths, 4 seeds in each job" in text
 
 
+@pytest.mark.slow
 def test_the_data_law_is_found_again(fitted: Path, world: SizeWorld, door: Door) -> None:
     done = door("laws", fitted, "name=size", FEW, LEVELS)
     assert done.returncode == 0, done.stderr

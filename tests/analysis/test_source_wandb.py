@@ -548,6 +548,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     here.server_close()
 
 
+@pytest.mark.slow
 def test_the_real_client(server: Server) -> None:
     """Pages of runs, pages of history, all rows of both, a second time from the study."""
     server.there = [Run(f"r{i}", config(seed=i), rows(5)) for i in range(3)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import pytest
 
 from rlscale.benchmarks import dmc
 from rlscale.benchmarks.dmc import DMCEnvPool
@@ -29,7 +28,3 @@ def pooled(task: str, num_envs: int = 1, seed: int = 7, action_repeat: int = 1) 
 def actions(env: HostEnv, steps: int, seed: int = 0) -> np.ndarray:
     shape = (steps, len(env._age), env._box._low.size)  # type: ignore[attr-defined]
     return np.random.default_rng(seed).uniform(-1, 1, shape).astype(np.float32)
-
-
-def some_slow(tasks: list[str], fast: tuple[str, ...]) -> list[Any]:
-    return [task if task in fast else pytest.param(task, marks=pytest.mark.slow) for task in tasks]

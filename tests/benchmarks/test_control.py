@@ -142,6 +142,7 @@ def test_cartpole_equals_dm_control(dm_control_cartpole: Any, name: str) -> None
 # --- starts and episodes ---
 
 
+@pytest.mark.slow
 def test_starts_are_drawn_as_in_the_originals() -> None:
     keys = jax.random.split(jax.random.key(0), 4000)
     for task, centre, spread in (

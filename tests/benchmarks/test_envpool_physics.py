@@ -13,10 +13,11 @@ from rlscale.benchmarks.dmc import DMCPython
 from rlscale.benchmarks.gym import GymPython
 from rlscale.envpool import Pool
 from rlscale.types import HostEnv
-from tests.benchmarks.pools import DMC, GYM, STILL, SUITE, V5, actions, pooled, some_slow
+from tests.benchmarks.pools import DMC, GYM, STILL, SUITE, V5, actions, pooled
 
 package = pytest.importorskip("envpool", reason="the envpool extra is not installed")
 gymnasium = pytest.importorskip("gymnasium")
+pytestmark = pytest.mark.slow
 
 
 def bare(task: str, **options: Any) -> Any:
@@ -92,17 +93,7 @@ def test_equals_gymnasium_from_a_start_that_was_drawn(task: str) -> None:
 
 @pytest.mark.parametrize(
     "task",
-    some_slow(
-        [
-            "cheetah-run",
-            "cartpole-swingup",
-            "point_mass-easy",
-            "hopper-hop",
-            "pendulum-swingup",
-            "humanoid-run_pure_state",
-        ],
-        fast=("cheetah-run", "cartpole-swingup"),
-    ),
+    ["cheetah-run", "cartpole-swingup", "point_mass-easy", "hopper-hop", "pendulum-swingup", "humanoid-run_pure_state"],
 )
 def test_equals_dm_control_from_a_start_that_was_drawn(task: str) -> None:
     """Where an observation tells the state; two steps for each action, rewards summed."""
@@ -128,7 +119,6 @@ def sampled(env: HostEnv, episodes: int, width: int) -> list[np.ndarray]:
     return [np.concatenate(column).astype(np.float64) for column in zip(*found, strict=True)]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("task", DMC)
 def test_episodes_begin_and_go_on_as_dm_controls_do(task: str) -> None:
     """By statistics, since few tasks show their state: means and spreads of every number, within five standard errors.
@@ -145,7 +135,7 @@ def test_episodes_begin_and_go_on_as_dm_controls_do(task: str) -> None:
             assert (np.abs(x.mean(axis=0) - y.mean(axis=0)) <= 5 * error + 1e-4).all()
 
 
-@pytest.mark.parametrize("task", [*GYM, *V5, *some_slow(DMC, fast=("ball_in_cup-catch", "finger-turn_hard"))])
+@pytest.mark.parametrize("task", [*GYM, *V5, *DMC])
 def test_every_task_has_the_suites_shapes_and_box(task: str) -> None:
     """Also the names that are irregular; what is made is made quietly, since warnings are errors here."""
     is_dmc = task in DMC

@@ -167,7 +167,7 @@ def test_parameters_are_counted(it: Learner) -> None:
     assert n["double_critic"] == n["critic"] <= n["paper"] <= n["total"]
 
 
-@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n != "sac")) for n in OPTIONS])
 def test_flops_are_xlas(name: str) -> None:
     """The formula in the algorithm's file against the compiler's own count, at the papers' size."""
     # XLA counts a branch as if it were always taken.

@@ -43,8 +43,8 @@ ENVPOOL = [
     Case("dmc", "point_mass-easy", "envpool"),
 ]
 CASES = [*(Case(path.stem, task) for path in OPTIONS for task in (None, *MORE.get(path.stem, []))), *ENVPOOL]
-# Brax takes half a minute to compile; the other has its own tests beside dm_control.
-SLOW = {Case("brax"), Case("brax", "reacher"), Case("control", "cartpole_swingup")}
+# Brax takes half a minute to compile; the others have their own tests.
+SLOW = {Case("brax"), Case("brax", "reacher"), Case("control", "cartpole_swingup"), *ENVPOOL}
 NOTHING_RANDOM = {Case("toy", "reach")}
 # under random actions
 ENDS_EARLY = {("brax", "hopper"), ("gym", "Hopper-v4"), ("humanoid_bench", "h1-pole-v0"), ("toy", "reach")}

@@ -187,6 +187,7 @@ def told(asked: Asked, diagnostics: Diagnostics, made: Algorithm, benchmark: Any
     return [pack[0] for pack in run(job, watch=Watch(diagnostics, passive, "test"))]
 
 
+@pytest.mark.slow
 def test_validation_is_a_stream_of_its_own() -> None:
     watched = Watched("toy", "track", 2, [])
     asked = Asked("toy", num_envs=2, env_steps=120, warmup_steps=40, log_every=20)
@@ -259,6 +260,7 @@ def test_gradient_noise_is_the_two_batch_formula() -> None:
     assert np.isnan(noise_scale(np.array(1.0), np.array(0.01), 4, 64))
 
 
+@pytest.mark.slow
 def test_a_diagnostic_that_is_not_finite_does_not_end_the_run() -> None:
     looks = replace(ALL, passive_critic=None)
     last = told(Asked("toy"), looks, telling(TASKS["toy"].spec(), loss_at=float("nan")))[-1]
