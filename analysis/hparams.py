@@ -8,20 +8,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from omegaconf import DictConfig
 
-from analysis import compat_qscaled, emit, hparams_sized, show, sized
+from analysis import compat_qscaled, emit, hparams_files, hparams_sized, show, sized
 from analysis.best import QUANTITIES, Best, baseline, best, best_rows
 from analysis.correlation import correlation
 from analysis.curves import Crossings, Reference, Track, crossings
 from analysis.fit_door import provenance, read, reference_of, typed_command
 from analysis.fits import PowerLaws, power_laws
+from analysis.hparams_files import Grid
 from analysis.offset import as_json, offset_laws
-from analysis.propose import VARIANTS, middle, proposals, qscaled_baseline, qscaled_table, variant_laws
+from analysis.propose import middle, proposals, qscaled_baseline, qscaled_table, variant_laws
 from analysis.records import Select, Study, common_spec, load
 from analysis.uncertainty import Bootstrap
 from rlscale.door import door
@@ -141,38 +141,19 @@ def main(cfg: DictConfig) -> None:
         "dropped": [{"what": what, "reason": why} for what, why in fitted.dropped],
         "notes": fitted.notes,
     }
-    head = [
-        f"Fitted by: {command}",
-        f"from {len(study.runs)} runs of {', '.join(tasks)} at σ = {', '.join(map(str, grid))}",
-    ]
-    head += [
+    about = [f"from {len(study.runs)} runs of {', '.join(tasks)} at σ = {', '.join(map(str, grid))}"]
+    about += [
         f"{q}{' − offset' if 'offset' in law else ''} ∝ σ^{law['exponent']:.3f}, "
         f"95 % interval {show.span(law['exponent_ci95'])}"
         for q, law in laws["shared"].items()
     ]
-    jobs = len(tasks) * len(utds)
-    sweep_head = [
-        f"python -m rlscale.train -m sweep=fitted/{config.name}",
-        f"{jobs} jobs, {jobs * len(seeds)} runs: {len(tasks)} tasks × {len(utds)} σ, {len(seeds)} seeds in each job",
-        f"Emitted by: {command}",
-    ]
-    folder = root / "fits" / config.name
-    option, sweep = (root / "conf" / group / "fitted" / f"{config.name}.yaml" for group in ("hparams", "sweep"))
     tables = {v: qscaled_table(variants[v], utds) for v in ("shared", "separate")}
     tables["baseline"] = qscaled_baseline(variants["baseline"], utds, grid)
-    files: dict[Path, str | bytes] = {
-        folder / "hparams.json": emit.to_json(result),
-        folder / "hparams_draws.npz": emit.to_npz(draws_of(fitted.laws)),
-        **{folder / f"proposals_{v}.csv": tables[v].to_csv(index=False, lineterminator="\n") for v in VARIANTS},
-        option: emit.hparams_option(head, config.variant, variants),
-        sweep: emit.sweep_option(sweep_head, config.name, spec, seeds, tasks, utds),
-    }
-    emit.write(files, config.replace)
-    _print(fitted, result, study)
-    show.say(f"\nwritten: {folder / 'hparams.json'} and proposals_*.csv beside it\n         {option}\n         {sweep}")
-    show.say(
-        f"next:    python -m rlscale.train -m sweep=fitted/{config.name}   ({jobs} jobs, {jobs * len(seeds)} runs)"
+    said = hparams_files.write(
+        config, root, about, result, draws_of(fitted.laws), tables, variants, Grid(tasks, utds, seeds)
     )
+    _print(fitted, result, study)
+    show.say(said)
 
 
 def draws_of(laws: Mapping[str, tuple[PowerLaws, PowerLaws]]) -> dict[str, np.ndarray]:

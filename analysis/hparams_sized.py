@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from analysis import compat_model_scaling, emit, show, size_batch, sized
+from analysis import compat_model_scaling, hparams_files, show, size_batch, sized
 from analysis.best import QUANTITIES, best, best_rows
 from analysis.curves import Reference
 from analysis.fit_door import provenance, typed_command
+from analysis.hparams_files import Grid
 from analysis.propose import VARIANTS, middle
 from analysis.records import Select, Study
 from analysis.size_laws import BATCH
@@ -81,36 +82,23 @@ def emit_fit(config: Config, study: Study, spec: Mapping[str, Any], reference: R
         "dropped": [{"what": what, "reason": why} for what, why in dropped],
         "notes": notes,
     }
-    every = sorted({w for t in tasks for w in widths[t]})
-    jobs = len(tasks) * len(utds) * len(every)
-    head = [f"Fitted by: {command}", f"from {len(study.runs)} runs of {', '.join(tasks)}"]
-    head += ["B*(σ, N) = a / (σ^alpha · (1 + (b/N)^c)), N the critics' parameters of the job's own learner"]
-    sweep_head = [
-        f"python -m rlscale.train -m sweep=fitted/{config.name}",
-        f"{jobs} jobs, {jobs * len(seeds)} runs: {len(tasks)} tasks × {len(utds)} σ × {len(every)} widths, "
-        f"{len(seeds)} seeds in each job",
-        f"Emitted by: {command}",
-    ]
-    folder = root / "fits" / config.name
-    option, sweep = (root / "conf" / group / "fitted" / f"{config.name}.yaml" for group in ("hparams", "sweep"))
     draws = {f"{name}/{key}": array for name, f in fits.items() for key, array in f.draws.items()}
     rows = pd.DataFrame(result["proposals"])
-    files: dict[Path, str | bytes] = {
-        folder / "hparams.json": emit.to_json(result),
-        folder / "hparams_draws.npz": emit.to_npz(draws),
-        **{
-            folder / f"proposals_{v}.csv": rows[rows["variant"] == v].to_csv(index=False, lineterminator="\n")
-            for v in VARIANTS
-        },
-        option: emit.hparams_option(head, config.variant, variants),
-        sweep: emit.sweep_option(sweep_head, config.name, spec, seeds, tasks, utds, every),
-    }
-    emit.write(files, config.replace)
-    show_fit(result)
-    show.say(f"\nwritten: {folder / 'hparams.json'} and proposals_*.csv beside it\n         {option}\n         {sweep}")
-    show.say(
-        f"next:    python -m rlscale.train -m sweep=fitted/{config.name}   ({jobs} jobs, {jobs * len(seeds)} runs)"
+    said = hparams_files.write(
+        config,
+        root,
+        [
+            f"from {len(study.runs)} runs of {', '.join(tasks)}",
+            "B*(σ, N) = a / (σ^alpha · (1 + (b/N)^c)), N the critics' parameters of the job's own learner",
+        ],
+        result,
+        draws,
+        {v: rows[rows["variant"] == v] for v in VARIANTS},
+        variants,
+        Grid(tasks, utds, seeds, sorted({w for t in tasks for w in widths[t]})),
     )
+    show_fit(result)
+    show.say(said)
 
 
 def show_fit(result: Mapping[str, Any]) -> None:
