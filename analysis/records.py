@@ -179,14 +179,15 @@ def _nothing(root: Path, select: Select, seen: list[dict[str, Any]]) -> str:
         "algorithm": {r["algorithm"] for r in seen},
         "benchmark": {r["benchmark"] for r in seen},
         "tasks": {r["task"] for r in seen},
-        "hparams": {str(a.get("hparams")) for r in seen for a in r["askers"]},
-        "sweep": {str(a.get("sweep")) for r in seen for a in r["askers"]},
+        "hparams": {str(a["hparams"]) for r in seen for a in r["askers"] if a.get("hparams")},
+        "sweep": {str(a["sweep"]) for r in seen for a in r["askers"] if a.get("sweep")},
     }
     for key, known in have.items():
         wanted = getattr(select, key)
         for word in (wanted,) if isinstance(wanted, str) else wanted or ():
             if word not in known:
-                return f"select.{key}={word}: none of the {len(seen)} runs in {root} has it; {nearest(word, known)}"
+                mend = nearest(word, known) if known else "they have none, so leave it out"
+                return f"select.{key}={word}: none of the {len(seen)} runs in {root} has it; {mend}"
     return f"{' '.join(select.as_overrides()) or 'select'}: no run in {root} matches all of these; drop one of them"
 
 

@@ -162,7 +162,7 @@ def test_too_few_sigmas_and_unknown_names_are_one_sentence(tmp_path: Path, door:
     World(utds=("1", "2"), batch_sizes=(128, 256), learning_rates=(3e-4, 6e-4), seeds=2).write_grid(tmp_path)
     for name, words, part in (
         ("hparams", ("name=a", *LEVELS), "at least 3 levels of σ"),
-        ("hparams", ("name=a", "select.sweep=gym-grid"), "select.sweep=gym-grid"),
+        ("hparams", ("name=a", "select.sweep=gym-grid"), "they have none, so leave it out"),
         ("hparams", ("name=a", "metric=reward"), "error: metric=reward"),
         ("hparams", ("name=a", "bootstrap.draws=2"), "bootstrap.draws=2"),
         ("hparams", (), "name is not set"),
