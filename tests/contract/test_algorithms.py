@@ -113,7 +113,8 @@ def test_the_parts_of_the_critics_update_are_those_of_the_update(it: Learner) ->
     assert loss == pytest.approx(float(of_update["critic_loss"]), rel=tolerance)
     assert loss == pytest.approx(float(metrics["critic_loss"]), rel=1e-5)
     for a, b in zip(data(fitted.params["critic"]), data(after.params["critic"]), strict=True):
-        np.testing.assert_allclose(a, b, rtol=0, atol=ETA * tolerance)
+        # the last bit of a number may be another, since they are compiled apart
+        np.testing.assert_allclose(a, b, rtol=np.finfo(np.float32).eps, atol=ETA * tolerance)
     assert same(fitted.params["actor"], state.params["actor"]) and same(fitted.targets, state.targets)
 
 
