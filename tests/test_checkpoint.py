@@ -217,7 +217,9 @@ def test_no_damage_goes_unseen(tmp_path: Path) -> None:
     assert refused > 0.7 * len(content)
 
 
-@pytest.mark.parametrize("foreign", ["versions", "parts", "shapes", "replay"])
+@pytest.mark.parametrize(
+    "foreign", ["versions", "shapes", *(pytest.param(name, marks=pytest.mark.slow) for name in ("parts", "replay"))]
+)
 def test_a_foreign_checkpoint_is_passed_over(foreign: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What other packages, or code of ours that has changed since, have left."""
     asked = PACK._replace(members=MEMBERS[:1])

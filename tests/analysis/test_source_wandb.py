@@ -564,6 +564,7 @@ def test_the_real_client(server: Server) -> None:
     assert "HistoryPage" not in server.asked
 
 
+@pytest.mark.slow  # the real client takes its time for each page
 def test_a_page_that_the_service_samples_is_read_in_smaller_ones(server: Server) -> None:
     steps = [*range(1500), 4_000]
     server.there = [Run("a", config(), [{"_step": i, "env_step": i, "train_return": i} for i in steps])]

@@ -49,7 +49,7 @@ CROWDS = [Crowd(task, num_envs) for task in ("inverted_pendulum", "hopper") for 
 NAMES = ("jobs", "sac", "bro", "brax")
 PACKS = (1, 8)
 JOB_STEPS = 5000  # of each of the jobs: most of a minute, so that a sweep is training and not the start of processes
-PARTS = ("update", "update-call", "sample", "env-host", "env-device")
+PARTS = ("update", "update-call", "sample", "env-host", "env-device", "gemm")
 
 # Before any worker imports numpy, jax or torch: one thread in each pool, and nothing compiled read from a disk.
 ENVIRONMENT = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")} | {

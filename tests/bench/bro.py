@@ -9,22 +9,20 @@ from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Any
 
-import jax
 from omegaconf import OmegaConf
 
 from rlscale.benchmarks.dmc import DMCPython
 from rlscale.job import component
 from rlscale.types import Algorithm
-from tests.bench.ours import CONF, host_loop, looped, updates
+from tests.bench.ours import CONF, gemm, host_loop, updates
 from tests.bench.timing import Maker, Point, Work
 
 CHEETAH = DMCPython("dmc", "cheetah-run", 1, 1, "python")
-GEMM = 1024  # rows and columns of a product large enough to be at the machine's peak
 
 
 def makers() -> Callable[[Point], Mapping[str, Maker]]:
     """All works of a point; its width is the critic's."""
-    return lambda point: {"loop": lambda: _loop(point), "update": lambda: _update(point), "gemm": _gemm}
+    return lambda point: {"loop": lambda: _loop(point), "update": lambda: _update(point), "gemm": gemm}
 
 
 def _algorithm(point: Point) -> Algorithm:
@@ -41,10 +39,4 @@ def _loop(point: Point) -> Work:
 
 
 def _update(point: Point) -> Work:
-    algorithm = _algorithm(point)
-    return updates(algorithm, CHEETAH.spec(), point.batch_size)._replace(flops=algorithm.flops_per_update)
-
-
-def _gemm() -> Work:
-    left, right = jax.random.normal(jax.random.key(0), (2, GEMM, GEMM)) / GEMM**0.5
-    return looped(lambda x, y: x @ y, left, right)._replace(flops=2.0 * GEMM**3)
+    return updates(_algorithm(point), CHEETAH.spec(), point.batch_size)

@@ -5,6 +5,7 @@ parts: `update` (one gradient step on a fixed batch), `sample` (one draw of a ba
 `env-device` (one env step under random actions). They run many times inside one compiled loop (the host's env in a
 Python loop), so they hold no dispatch: dispatch, acting, and what the parts cost more in company than alone are the
 loop's own. `update-call` is σ updates in a call of their own, which shows how much of that a call as such costs.
+`gemm` is one of the machine's own matrix products.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from tests.bench.timing import CAPACITY, LONG, WARMUP, Maker, Point, Work
 CONF = Path(__file__).resolve().parents[2] / "conf"
 GYM, CONTROL = GymPython("gym", "Pendulum-v1", 1, "python"), Control("control", "pendulum", 1)
 RATE = 3e-4
+GEMM = 1024  # rows and columns of a product large enough to be at the machine's peak
 
 
 def makers(packs: tuple[int, ...]) -> Callable[[Point], Mapping[str, Maker]]:
@@ -45,6 +47,7 @@ def makers(packs: tuple[int, ...]) -> Callable[[Point], Mapping[str, Maker]]:
         "sample": lambda: _sample(point),
         "env-host": _env_host,
         "env-device": _env_device,
+        "gemm": gemm,
     }
 
 
@@ -134,7 +137,14 @@ def looped(body: Callable[[Any, Any], Any], start: Any, fixed: Any = None, times
 def updates(algorithm: Algorithm, env: EnvSpec, batch_size: int, times: int | None = None) -> Work:
     """One gradient step on a fixed batch."""
     state = jax.jit(algorithm.init)(jax.random.key(0), Hyper(jnp.float32(RATE)))
-    return looped(lambda s, batch: algorithm.update(s, batch)[0], state, _random_rows(batch_size, env), times)
+    work = looped(lambda s, batch: algorithm.update(s, batch)[0], state, _random_rows(batch_size, env), times)
+    return work._replace(flops=algorithm.flops_per_update * (times or 1))
+
+
+def gemm() -> Work:
+    """One of the machine's own matrix products."""
+    left, right = jax.random.normal(jax.random.key(0), (2, GEMM, GEMM)) / GEMM**0.5
+    return looped(lambda x, y: x @ y, left, right)._replace(flops=2.0 * GEMM**3)
 
 
 def _sample(point: Point) -> Work:

@@ -43,8 +43,11 @@ ENVPOOL = [
     Case("dmc", "point_mass-easy", "envpool"),
 ]
 CASES = [*(Case(path.stem, task) for path in OPTIONS for task in (None, *MORE.get(path.stem, []))), *ENVPOOL]
-# Brax takes half a minute to compile; the others have their own tests.
-SLOW = {Case("brax"), Case("brax", "reacher"), Case("control", "cartpole_swingup"), *ENVPOOL}
+# Their simulators are slow to compile, to make or to step, or a second of their suite; each has quick tests of its own.
+SLOW = {
+    *(Case("brax"), Case("brax", "reacher"), Case("control", "cartpole_swingup"), Case("dmc")),
+    *(Case("gym", "Hopper-v4"), Case("isaacgym"), *ENVPOOL),
+}
 NOTHING_RANDOM = {Case("toy", "reach")}
 # under random actions
 ENDS_EARLY = {("brax", "hopper"), ("gym", "Hopper-v4"), ("humanoid_bench", "h1-pole-v0"), ("toy", "reach")}

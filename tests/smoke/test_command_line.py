@@ -43,13 +43,10 @@ def test_a_run_and_the_same_again(desk: Desk) -> None:
     assert {path: t for path, t in after.items() if path != asked} == before
 
 
-MISTAKES = [
-    # words, the key and value as they are named, the mend
+MISTAKE = (["utd=0"], "utd=0", "give one such as 1/4")  # words, the key and value as they are named, the mend
+MORE_MISTAKES = [
     (["budget.env_step=5"], "budget.env_step=5", "did you mean budget.env_steps?"),
     (["hparams.batch_size=[64,128]"], "hparams.batch_size=[64,128]", "-m hparams.batch_size=64,128"),
-    (["utd=0"], "utd=0", "give one such as 1/4"),
-]
-MORE_MISTAKES = [
     (["utd=[1,2]"], "utd=[1,2]", "-m utd=1,2"),
     (["benchmark=toy", "benchmark.task=trak"], "benchmark.task=trak", "did you mean track?"),
     (["budget=smok"], "budget=smok", "did you mean smoke?"),
@@ -84,7 +81,7 @@ MORE_MISTAKES = [
 
 @pytest.mark.parametrize(
     ("words", "named", "mend"),
-    [*MISTAKES, *(pytest.param(*case, marks=pytest.mark.slow) for case in MORE_MISTAKES)],
+    [MISTAKE, *(pytest.param(*case, marks=pytest.mark.slow) for case in MORE_MISTAKES)],
     ids=lambda x: " ".join(x)[-40:] if isinstance(x, list) else "",
 )
 def test_a_mistake_is_one_sentence(desk: Desk, words: list[str], named: str, mend: str) -> None:
