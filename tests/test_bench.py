@@ -1,4 +1,4 @@
-"""`make bench` runs and prints what it should; its numbers are not judged here, where other tests share the cores."""
+"""`make bench` runs and prints what it should; no speed is judged here, where other tests share the cores."""
 
 from __future__ import annotations
 
@@ -11,7 +11,17 @@ from pathlib import Path
 import pytest
 
 from tests.bench import ours
-from tests.bench.timing import Point
+from tests.bench.report import Measured
+from tests.bench.timing import Point, Round, Spent
+
+
+def test_the_ceiling_is_the_rate_of_products_over_that_of_sbx() -> None:
+    rounds = {
+        "gemm": [Round(10, Spent(wall=1.0, cpu=0.5), flops=4e9)],  # 8 GFLOP per CPU-second
+        "update": [Round(20, Spent(wall=1.0, cpu=0.7), flops=2e9)],  # 0.1 GFLOP each: 80 updates, were it nothing else
+        "sbx": [Round(4, Spent(wall=1.0, cpu=0.8), flops=0.0)],  # 5 env steps of 8 updates
+    }
+    assert Measured(Point(8, 8, 8), {}, rounds).ceiling() == pytest.approx(80 / 40)
 
 
 @pytest.mark.slow

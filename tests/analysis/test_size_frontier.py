@@ -50,7 +50,7 @@ def beaten(frontier: SizeFrontier, rng: np.random.Generator, compute_bound: bool
 
 
 def test_brute_force_finds_nothing_better() -> None:
-    for law, batch, box, rng in some(3, 0):
+    for law, batch, box, rng in some(10, 0):
         beaten(SizeFrontier(law, batch, box), rng, compute_bound=True)
         beaten(SizeFrontier(law, 256.0, box), rng, compute_bound=True)
 

@@ -43,7 +43,7 @@ ENVPOOL = [
     Case("dmc", "point_mass-easy", "envpool"),
 ]
 CASES = [*(Case(path.stem, task) for path in OPTIONS for task in (None, *MORE.get(path.stem, []))), *ENVPOOL]
-# Their simulators are slow to compile, to make or to step, or a second of their suite; each has quick tests of its own.
+# Slow to compile, to make or to step; or a second task of a suite. All have quick tests in tests/benchmarks too.
 SLOW = {
     *(Case("brax"), Case("brax", "reacher"), Case("control", "cartpole_swingup"), Case("dmc")),
     *(Case("gym", "Hopper-v4"), Case("isaacgym"), *ENVPOOL),
