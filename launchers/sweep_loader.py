@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import pickle
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,7 +20,8 @@ class SweepLoader:
 
     def __init__(self, loader: Any):
         self.loader = loader
-        self.composed: dict[tuple[str, ...], DictConfig] = {}  # by the overrides that are not values of keys …
+        # By the overrides that are not values of keys; pickled, as loading copies in a tenth of deepcopy's time …
+        self.composed: dict[tuple[str, ...], bytes] = {}
         self.jobs: dict[tuple[str, ...], DictConfig] = {}  # … and by all: the sweeper asks first, then the launcher
 
     def __getattr__(self, name: str) -> Any:
@@ -38,8 +39,8 @@ class SweepLoader:
         choices = tuple(str(o.input_line) for o in parsed if not self._sets_a_value(o))
         try:
             if choices not in self.composed:
-                self.composed[choices] = self.loader.load_sweep_config(master_config, list(choices))
-            config = copy.deepcopy(self.composed[choices])
+                self.composed[choices] = pickle.dumps(self.loader.load_sweep_config(master_config, list(choices)))
+            config = pickle.loads(self.composed[choices])
             for override in filter(self._sets_a_value, parsed):
                 OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
         except OmegaConfBaseException:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from ctypes.util import find_library
 from dataclasses import dataclass, fields, replace
 from fractions import Fraction
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -143,29 +144,34 @@ class Job:
             for width in (asked.widths if asked else ())
         }
 
+    @cached_property  # a sweep asks again and again, of thousands of members
+    def runs(self) -> Mapping[Member, str]:
+        """The run_id of each member."""
+        return {m: run_id(self.spec, m) for m in self.members}
+
     def missing(self, store: Store) -> list[Member]:
         """The members without a record."""
-        return [m for m in self.members if store.record(run_id(self.spec, m)) is None]
+        return [m for m, run in self.runs.items() if store.record(run) is None]
 
     def free(self, store: Store) -> bool:
         """Whether a member without a record is not being trained by another process."""
-        return any(not store.held(run_id(self.spec, m)) for m in self.missing(store))
+        return any(not store.held(self.runs[m]) for m in self.missing(store))
 
     def share_done(self, store: Store) -> float:
         """How far the members without a record are, from 0 to 1, by their curves."""
         lacking = self.missing(store)
-        steps = [store.last_env_step(run_id(self.spec, m)) for m in lacking]
+        steps = [store.last_env_step(self.runs[m]) for m in lacking]
         return sum(steps) / (len(steps) * self.cadence.total * self.cadence.num_envs) if steps else 1.0
 
     def note_asker(self, store: Store) -> None:
         """Let members that another sweep recorded be found by this one's name too, and tidy up after them."""
-        for run in (run_id(self.spec, member) for member in self.members):
+        for run in self.runs.values():
             store.also_asked_by(run, self.asked_by)
             store.tidy(run)
 
     def result(self, store: Store) -> float | None:
         """What a sweeper may optimise: the mean over members of the last return, evaluated if there was one."""
-        records = [store.record(run_id(self.spec, m)) for m in self.members]
+        records = [store.record(run) for run in self.runs.values()]
         last = [r["last"] for r in records if r is not None]
         returns = [x["train_return"] if x["eval_return"] is None else x["eval_return"] for x in last]
         return None if not returns or None in returns else sum(returns) / len(returns)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from rlscale.job import Job
 from rlscale.progress import counted, duration
-from rlscale.spec import run_id
 from rlscale.store import Store
 
 
@@ -37,7 +36,7 @@ def calibration(store: Store, jobs: Sequence[Job]) -> tuple[float, str]:
     """How many times the nominal cost a member of these jobs took where it is recorded; 1 where none is."""
     ratios = []
     for job in jobs:
-        records = [r for m in job.members if (r := store.record(run_id(job.spec, m))) is not None]
+        records = [r for run in job.runs.values() if (r := store.record(run)) is not None]
         ratios += [r["wall_s"] / r["pack_size"] / job.nominal_seconds() for r in records if r["pack_size"]]
     if not ratios:
         return 1.0, "nominal: no run of it is recorded yet to go by"

@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from fractions import Fraction
+from functools import cached_property
 from typing import Any
 
 SPLITS = ("fit", "interpolate", "extrapolate", "baseline")  # what a sweep's runs are for
@@ -72,6 +73,19 @@ class RunSpec:
     def task(self) -> str:
         return str(self.benchmark["task"])
 
+    @cached_property  # every member asks
+    def shared(self) -> dict[str, Any]:
+        """As plain JSON data: what the identities of all members have in common."""
+        own = {
+            "algorithm": dict(self.algorithm),
+            "benchmark": dict(self.benchmark),
+            "utd": Fraction(self.utd),
+            "batch_size": self.batch_size,
+            "budget": asdict(self.budget),
+        }
+        result: dict[str, Any] = plain(own)
+        return result
+
 
 @dataclass(frozen=True)
 class Member:
@@ -106,15 +120,7 @@ def plain(value: Any) -> Any:
 
 def identity(spec: RunSpec, member: Member) -> dict[str, Any]:
     """The hashed part of a record: ``{spec_version, spec, member}`` as plain JSON data."""
-    body = {
-        "algorithm": dict(spec.algorithm),
-        "benchmark": dict(spec.benchmark),
-        "utd": Fraction(spec.utd),
-        "batch_size": spec.batch_size,
-        "budget": asdict(spec.budget),
-    }
-    result: dict[str, Any] = plain({"spec_version": SPEC_VERSION, "spec": body, "member": asdict(member)})
-    return result
+    return {"spec_version": SPEC_VERSION, "spec": spec.shared, "member": plain(asdict(member))}
 
 
 def canonical_json(value: Any) -> str:

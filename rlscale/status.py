@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 from rich.console import Console, Group
@@ -24,7 +24,7 @@ from rlscale.door import door
 from rlscale.job import Job
 from rlscale.outlook import calibration
 from rlscale.progress import counted, duration
-from rlscale.spec import Member, run_id
+from rlscale.spec import Member
 from rlscale.store import Store
 from rlscale.train import typed_job as job_of
 from rlscale.typed import convert
@@ -65,11 +65,8 @@ def main(config: Any) -> None:
 
 def typed_job(config: Any) -> Looked:
     """The job as rlscale.train has it, never to be run."""
-    from omegaconf import OmegaConf
-
-    watch = convert(config.watch, bool, "watch")
-    rest = OmegaConf.masked_copy(config, [str(key) for key in config if key != "watch"])
-    return Looked(**vars(job_of(rest)) | {"dry": True, "watch": watch})
+    job, watch = job_of(config, beside=("hydra", "watch")), convert(config.watch, bool, "watch")
+    return Looked(**{f.name: getattr(job, f.name) for f in fields(job)} | {"dry": True, "watch": watch})
 
 
 def look(store: Store, jobs: Sequence[Job]) -> Seen:
@@ -84,7 +81,7 @@ def look(store: Store, jobs: Sequence[Job]) -> Seen:
 
 def state(store: Store, job: Job, member: Member) -> State:
     """What has become of a member."""
-    run = run_id(job.spec, member)
+    run = job.runs[member]
     if (record := store.record(run)) is not None:
         return State("recorded", 1.0, note="" if record["status"] == "finished" else record["status"])
     share = store.last_env_step(run) / (job.cadence.total * job.cadence.num_envs)

@@ -12,7 +12,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib import metadata
@@ -46,13 +46,17 @@ def main(config: Any) -> float | None:
     return execute(job)
 
 
-def typed_job(config: Any) -> Job:
-    """The one function that sees the composed DictConfig."""
+def typed_job(config: Any, beside: Collection[str] = ("hydra",)) -> Job:
+    """The one function that sees the composed DictConfig; keys `beside` the job's are Hydra's or the caller's."""
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
 
     hydra = HydraConfig.get()
-    data: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    data = {
+        str(key): OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+        for key, value in config.items()
+        if key not in beside
+    }
     return job_from(data, hydra.runtime.choices, hydra.overrides.task)
 
 
