@@ -9,7 +9,11 @@ keeps them in a process of its own, and `send_every_s` says how often that sends
 
 from __future__ import annotations
 
+import atexit
+import functools
 import sys
+import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -17,6 +21,8 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
+
+import psutil
 
 from rlscale.spec import Member, RunSpec, identity, run_id
 from rlscale.store import study_root
@@ -72,14 +78,18 @@ class Sink:
     ):
         self.label = label
         self.runs: list[tuple[Any, Mapping[int, str]]] = []
+        self.watch: Watch | None = None
         if asked is None or asked.mode == "disabled":
             return
+        self.watch = watching(asked.patience_s)
         with self._harmless():
             for part in parts(spec, members, asked.per):
                 chosen = [members[index] for index in part.prefixes]
+                self.watch.begin()  # anew: each may take as long as the first
                 run = start(asked, spec, chosen, asked_by, part.id)
                 self.runs.append((run, part.prefixes))
                 run.define_metric("*", step_metric="env_step")
+        atexit.register(self.watch.begin)  # after W&B's own, which waits for its process, and so called before it
 
     def rows(self, rows: Sequence[Mapping[str, Any] | None]) -> None:
         """Log one logging point: a row for each member, None for one whose rows do not count any more."""
@@ -117,6 +127,10 @@ class Sink:
 
     @contextmanager
     def _harmless(self) -> Iterator[None]:
+        if self.watch is None:
+            yield
+            return
+        self.watch.begin()
         try:
             yield
         except Exception as error:  # whatever W&B, its service or the network may raise
@@ -124,8 +138,53 @@ class Sink:
             print(
                 f"{self.label}: W&B is given up, the run goes on and is recorded without it ({what})", file=sys.stderr
             )
-            with suppress(Exception):  # what was begun; one line has said it already
-                self._finish(failed=True)
+            for end in (lambda: self._finish(failed=True), _teardown):  # one line has said it already
+                self.watch.begin()
+                with suppress(Exception):
+                    end()
+        finally:
+            self.watch.end()
+
+
+class Watch:
+    """Kills W&B's own process once that keeps this one waiting for longer than `limit_s`; what waits then fails.
+
+    W&B's client waits without end for a process that is there and does nothing: to take a row once the pipe to it is
+    full, and to end when Python does.
+    """
+
+    def __init__(self, limit_s: float):
+        self.limit_s = limit_s
+        self.since: float | None = None  # when the call under way began
+        threading.Thread(target=self._look, daemon=True).start()
+
+    def begin(self) -> None:
+        self.since = time.monotonic()
+
+    def end(self) -> None:
+        self.since = None
+
+    def _look(self) -> None:
+        while True:
+            time.sleep(self.limit_s / 10)
+            since = self.since
+            if since is not None and time.monotonic() - since > self.limit_s:
+                for child in psutil.Process().children():
+                    with suppress(psutil.Error):
+                        if child.name() == "wandb-core":
+                            child.kill()
+
+
+@functools.cache  # one for each process, which outlives the packs that it trains
+def watching(patience_s: float) -> Watch:
+    return Watch(2 * patience_s)  # a process that answers is held to its patience by W&B itself
+
+
+def _teardown() -> None:
+    """End W&B's process; the next pack has one of its own."""
+    import wandb
+
+    wandb.teardown(exit_code=1)
 
 
 def parts(spec: RunSpec, members: Sequence[Member], per: str) -> list[Part]:

@@ -3,7 +3,11 @@ tests/smoke/test_wandb.py."""
 
 from __future__ import annotations
 
+import shutil
+import signal
+import subprocess
 import sys
+import time
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -15,7 +19,7 @@ from hydra import compose
 from omegaconf import OmegaConf
 
 from rlscale.job import job_from
-from rlscale.sinks import Sink, Wandb, parts
+from rlscale.sinks import Sink, Wandb, Watch, parts
 from rlscale.spec import Budget, Member, RunSpec, run_id
 from rlscale.typed import Mistake
 
@@ -38,6 +42,7 @@ class Standin:
         self.fail = ""  # setup, login, init, define_metric, log or finish
         self.after = 0  # calls of it that are fine
         self.logged_in = True
+        self.teardowns = 0
         self.Settings = lambda **values: SimpleNamespace(**values)
         self.Video = lambda path, format: (path, format)
 
@@ -46,6 +51,9 @@ class Standin:
             self.after -= 1
             if self.after < 0:
                 raise OSError(f"{what} is\nbroken")
+
+    def teardown(self, exit_code: int) -> None:
+        self.teardowns += 1
 
     def setup(self, settings: Any) -> None:
         self.called("setup")
@@ -207,6 +215,7 @@ def test_whatever_fails_is_one_line(
     if fail != "finish":
         assert told == (after if fail == "log" else 0)
     assert all(run.ended == [int(fail != "finish")] for run in wandb.runs)  # each that began was finished, once
+    assert wandb.teardowns == 1
 
 
 def test_without_a_login_it_is_said_and_nobody_is_asked(
@@ -226,6 +235,27 @@ def test_an_interrupt_is_no_failure_of_wandb(sink: Callable[..., Sink], wandb: S
         made.rows([row(100)] * 4)
     made.finish(failed=True)
     assert all(run.ended == [1] for run in wandb.runs)
+
+
+def test_what_hangs_is_killed_and_nothing_else(tmp_path: Path) -> None:
+    names, sleep = ("wandb-core", "other"), shutil.which("sleep")
+    assert sleep is not None
+    ours, other = (subprocess.Popen([shutil.copy(sleep, tmp_path / name), "60"]) for name in names)
+    watch = Watch(0.3)
+    try:
+        for _ in range(5):  # no call of these takes long
+            watch.begin()
+            time.sleep(0.1)
+        watch.end()
+        time.sleep(0.5)
+        assert ours.poll() is None
+        watch.begin()
+        assert ours.wait(timeout=30) == -signal.SIGKILL and other.poll() is None
+    finally:
+        watch.end()
+        ours.kill()
+        other.kill()
+        ours.wait(), other.wait()
 
 
 # Mistakes, before anything starts

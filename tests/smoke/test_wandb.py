@@ -7,10 +7,11 @@ import signal
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.smoke.desk import TINY, Desk
-from tests.smoke.wandb_desk import OFFLINE, desk_without_wandb, ends, folders, read_back, rows_of
+from tests.smoke.wandb_desk import OFFLINE, curve, desk_without_wandb, ends, folders, read_back, rows_of
 
 SEEDS = r'source.seeds="seed(?P<seed>\d+)/(?P<metric>.+)"'
 pytestmark = pytest.mark.slow
@@ -95,6 +96,23 @@ def test_killed_and_trained_again_is_one_run(desk: Desk) -> None:
     first, second = map(rows_of, folders(desk))
     assert 0 < first < second == 80
     read_back(desk)
+
+
+@pytest.mark.parametrize("rows", [40, 1200], ids=["few rows", "more than the pipe takes"])
+def test_a_process_of_wandb_that_hangs_costs_one_line(desk: Desk, rows: int) -> None:
+    """W&B's client would wait for it without end: to take a row, or when Python exits."""
+    lengths = ("log.wandb.patience_s=1", f"budget.env_steps={5 * rows}", "budget.log_every=5", "budget.eval_every=null")
+    process = desk.start(*OFFLINE, *lengths)
+    patience = time.monotonic() + 240
+    while not folders(desk):
+        assert process.poll() is None and time.monotonic() < patience, "it ended before W&B could be frozen"
+        time.sleep(0.01)
+    [core] = [child for child in psutil.Process(process.pid).children() if child.name() == "wandb-core"]
+    core.suspend()
+    err = process.communicate(timeout=240)[1]
+    assert process.returncode == 0 and err.count("\n") == 1 and "W&B is given up" in err, err
+    [run] = desk.records()
+    assert len(curve(desk.study, run)) == rows and not core.is_running()
 
 
 def test_later_rows_in_a_later_folder_go_on_with_the_run(desk: Desk) -> None:
