@@ -156,6 +156,7 @@ class Watch:
     def __init__(self, limit_s: float):
         self.limit_s = limit_s
         self.since: float | None = None  # when the call under way began
+        self.never = threading.Event()  # to sleep by: a daemon thread ends with the process
         threading.Thread(target=self._look, daemon=True).start()
 
     def begin(self) -> None:
@@ -165,8 +166,7 @@ class Watch:
         self.since = None
 
     def _look(self) -> None:
-        while True:
-            time.sleep(self.limit_s / 10)
+        while not self.never.wait(self.limit_s / 10):
             since = self.since
             if since is not None and time.monotonic() - since > self.limit_s:
                 for child in psutil.Process().children():

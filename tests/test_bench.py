@@ -33,6 +33,15 @@ def test_our_side_of_the_bench_trains(executor: str) -> None:
 
 
 @pytest.mark.slow
+def test_the_quick_bench_of_the_start_times_both_commands(root: Path) -> None:
+    command = [sys.executable, "-m", "tests.bench", "start", "--quick"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    (bare, dry) = re.findall(r"^(?:pass|FAIL)  .* answers in ([\d.]+) s; target", done.stdout, re.MULTILINE)
+    assert 0.1 < float(bare) < float(dry)
+
+
+@pytest.mark.slow
 def test_the_quick_bench_of_jobs_sees_one_core_for_each(root: Path) -> None:
     command = [sys.executable, "-m", "tests.bench", "jobs", "--quick"]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=600)

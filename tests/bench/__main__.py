@@ -1,9 +1,10 @@
 """Speed of the loop on one core of a CPU, beside other programs in one run: `make bench`.
 
-    python -m tests.bench [jobs] [sac] [bro] [brax] [--quick] [--strict] [--rounds N] [--seconds S]
+    python -m tests.bench [start] [jobs] [sac] [bro] [brax] [--quick] [--strict] [--rounds N] [--seconds S]
 
 `sac` is measured beside Stable-Baselines3-JAX's, `bro` at width 512 beside the machine's own matrix products, and
-`brax`, the loop on Brax's tasks, beside Brax's own SAC trainer. `jobs` are four at once beside one for each core.
+`brax`, the loop on Brax's tasks, beside Brax's own SAC trainer. `jobs` are four at once beside one for each core,
+and `start` is what a person waits for an answer of a command that trains nothing.
 
 Two workers, one for each library, are pinned to the same core and asked in turn for short rounds; every number is a
 median over rounds, and a ratio is the median of the ratios of neighbouring rounds. Compiling is timed apart (without
@@ -28,7 +29,7 @@ from typing import Any
 
 import psutil
 
-from tests.bench import jobs
+from tests.bench import jobs, start
 from tests.bench.report import (
     BesideBrax,
     Measured,
@@ -38,6 +39,7 @@ from tests.bench.report import (
     jobs_verdict,
     peak_table,
     peak_verdict,
+    start_verdict,
     table,
     verdicts,
 )
@@ -46,7 +48,7 @@ from tests.bench.timing import Crowd, Point, Round, serve
 POINTS = [Point(width, batch_size, utd) for width, batch_size in ((64, 64), (256, 256)) for utd in (1, 8)]
 BRO_POINTS = [Point(512, 128, utd) for utd in (2, 10)]
 CROWDS = [Crowd(task, num_envs) for task in ("inverted_pendulum", "hopper") for num_envs in (64, 256, 1024)]
-NAMES = ("jobs", "sac", "bro", "brax")
+NAMES = ("start", "jobs", "sac", "bro", "brax")
 PACKS = (1, 8)
 JOB_STEPS = 5000  # of each of the jobs: most of a minute, so that a sweep is training and not the start of processes
 PARTS = ("update", "update-call", "sample", "env-host", "env-device", "gemm")
@@ -163,7 +165,10 @@ def main(arguments: list[str] | None = None) -> int:
     seconds = chosen.seconds or (0.1 if chosen.quick else 0.5)
 
     started, results = time.monotonic(), []
-    if "jobs" in what:  # first, since a sweep is not to be pinned to one core
+    if "start" in what:
+        say(f"bench: start, {rounds} rounds")
+        results += [start_verdict(name, median(taken)) for name, taken in start.measure(rounds).items()]
+    if "jobs" in what:  # before the rest, since a sweep is not to be pinned to one core
         results += bench_jobs(1 if chosen.quick else rounds, 400 if chosen.quick else JOB_STEPS)
     os.environ.update(ENVIRONMENT)
     where = pin()

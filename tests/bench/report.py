@@ -9,6 +9,7 @@ from tests.bench.timing import Crowd, Point, Round, Spent
 
 MAX_OVERHEAD, MIN_RATIO, MIN_DEVICE_STEPS, MIN_OF_PEAK, MIN_OF_BRAX = 0.10, 1.1, 5000.0, 0.6, 1.0
 MAX_CROWDED = 1.03  # 1, and what such a time varies by from round to round
+MAX_START_S = 5
 
 
 class Measured:
@@ -230,3 +231,8 @@ def jobs_verdict(slower: float, at_once: int, few: int) -> tuple[bool, str]:
     """Whether jobs that share cores fight."""
     text = f"{at_once} jobs at once take {slower:.2f} times as long as {few} at a time; target ≤ {MAX_CROWDED}"
     return slower <= MAX_CROWDED, text
+
+
+def start_verdict(name: str, seconds: float) -> tuple[bool, str]:
+    """Whether a command that trains nothing answers at once."""
+    return seconds <= MAX_START_S, f"{name} answers in {seconds:.1f} s; target ≤ {MAX_START_S} s"
