@@ -52,11 +52,14 @@ def typed_job(config: Any, beside: Collection[str] = ("hydra",)) -> Job:
     from omegaconf import OmegaConf
 
     hydra = HydraConfig.get()
-    data = {
-        str(key): OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
-        for key, value in config.items()
-        if key not in beside
-    }
+
+    def value_of(key: Any) -> Any:
+        if OmegaConf.is_missing(config, key):  # ???, of which the key's type will say that it is none of its values
+            return "???"
+        value = config[key]
+        return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+
+    data = {str(key): value_of(key) for key in config if key not in beside}
     return job_from(data, hydra.runtime.choices, hydra.overrides.task)
 
 

@@ -20,12 +20,13 @@ from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from hydra.utils import instantiate
-from omegaconf import OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from rlscale.door import CONF
 from rlscale.hparams import Laws
 from rlscale.job import Job, component, job_from
 from rlscale.spec import run_id
+from rlscale.train import typed_job
 from rlscale.typed import Mistake
 
 # Groups that other doors read.
@@ -271,6 +272,23 @@ def test_an_unknown_key_at_the_top_is_an_error(study: Path) -> None:
         job("sweep=mine")
     with pytest.raises(HydraException):
         job("seeds=3")
+
+
+def test_a_sweeps_config_is_read_as_a_jobs_own() -> None:
+    """Where a sweep is planned, Hydra's part is still in it; a value that is not given stays a mistake of its key."""
+    words = ["benchmark=toy", "utd=1/4", "hparams.learning_rate=${member_rate}", "+member_rate=1e-3"]
+    with pytest.raises(Mistake, match=r"^member_rate=0\.001: there is no such key"):
+        typed_job(compose_with_hydra(words))
+    made = typed_job(compose_with_hydra(words), beside=("hydra", "member_rate"))
+    assert made.members == job("benchmark=toy", "utd=1/4", "hparams.learning_rate=1e-3").members
+    with pytest.raises(Mistake, match=r"^member\.seed=\?\?\?: this is not a whole number"):
+        typed_job(compose_with_hydra(["benchmark=toy", "seed=???"]))
+
+
+def compose_with_hydra(words: list[str]) -> DictConfig:
+    config = compose("train", words, return_hydra_config=True)
+    HydraConfig.instance().set_config(config)
+    return config
 
 
 def test_a_study_adds_options_and_shadows_none(study: Path) -> None:
