@@ -259,6 +259,7 @@ def test_a_run_that_was_taken_over_writes_none(tmp_path: Path) -> None:
     assert checkpoint.steps(recording.folder) == {1}
 
 
+@pytest.mark.slow
 def test_a_member_that_diverged_stays_so(tmp_path: Path) -> None:
     asked = PACK._replace(learner="probe", members=(Member(0, 10.0), Member(1, 1e-3)))
     whole = trained(work(asked), tmp_path / "whole", END)

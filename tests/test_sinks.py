@@ -237,6 +237,7 @@ def test_an_interrupt_is_no_failure_of_wandb(sink: Callable[..., Sink], wandb: S
     assert all(run.ended == [1] for run in wandb.runs)
 
 
+@pytest.mark.slow
 def test_what_hangs_is_killed_and_nothing_else(tmp_path: Path) -> None:
     names, sleep = ("wandb-core", "other"), shutil.which("sleep")
     assert sleep is not None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.global_hydra import GlobalHydra
@@ -31,13 +33,17 @@ def loader(hydra: None) -> tuple[ConfigLoaderImpl, DictConfig]:
 def test_jobs_are_composed_as_hydra_does(loader: tuple[ConfigLoaderImpl, DictConfig]) -> None:
     theirs, master = loader
     ours = SweepLoader(theirs)
-    for job in [*JOBS, *JOBS]:  # the second time from what is kept
-        configs = ours.load_sweep_config(master, job), theirs.load_sweep_config(master, job)
-        made, expected = (OmegaConf.to_container(config, resolve=False) for config in configs)
-        for config in (made, expected):
-            del config["hydra"]["job"]["override_dirname"]  # type: ignore[call-overload, index]
-        assert made == expected
+    expected = [as_data(theirs.load_sweep_config(master, job)) for job in JOBS]
+    for _ in range(2):  # the second time from what is kept
+        for job, config in zip(JOBS, expected, strict=True):
+            assert as_data(ours.load_sweep_config(master, job)) == config
         ours.jobs.clear()
+
+
+def as_data(config: DictConfig) -> Any:
+    made: Any = OmegaConf.to_container(config, resolve=False)
+    del made["hydra"]["job"]["override_dirname"]
+    return made
 
 
 @pytest.mark.slow

@@ -119,6 +119,7 @@ def test_nothing_to_upload(desk: Desk) -> None:
     assert not desk.study.exists()
 
 
+@pytest.mark.slow
 def test_runs_go_side_by_side_folders_of_one_run_in_their_order(desk: Desk) -> None:
     one = [desk.put("resumed", at, "slow") for at in (7, 3, 5)]
     other = desk.put("other", 4, "slow")

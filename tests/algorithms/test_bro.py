@@ -273,7 +273,7 @@ def test_without_the_optimist_the_actor_explores() -> None:
         pytest.param((256, 1), 1.021e6, 1.049e6, 0.355e6, id="s", marks=pytest.mark.slow),
         pytest.param((512, 1), 2.780e6, 2.824e6, 1.235e6, id="sm", marks=pytest.mark.slow),
         pytest.param((512, 2), 4.889e6, 4.933e6, 2.290e6, id="m", marks=pytest.mark.slow),
-        pytest.param((1024, 3), 26.27e6, 26.35e6, 12.98e6, id="l"),
+        pytest.param((1024, 3), 26.27e6, 26.35e6, 12.98e6, id="l", marks=pytest.mark.slow),
     ],
 )
 def test_the_ladder_of_sizes(size: tuple[int, int], everywhere: float, humanoid: float, double_critic: float) -> None:

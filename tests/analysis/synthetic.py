@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from fractions import Fraction
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -115,9 +116,9 @@ def write_run(
         "device": "cpu",
     }
     lines = ["env_step,updates,wall_s,train_return,train_episodes,eval_return,eval_episodes,critic_loss"]
-    for step, value in zip(steps, returns, strict=True):
-        text = "" if not np.isfinite(value) else repr(float(value))
-        lines.append(f"{step},{int(max(0, step - 500) * sigma)},1.0,{text},1,,,0.1")
+    for step, value in zip(steps.tolist(), returns.tolist(), strict=True):
+        updates = max(0, step - 500) * sigma.numerator // sigma.denominator
+        lines.append(f"{step},{updates},1.0,{value if isfinite(value) else ''},1,,,0.1")
     (folder / "curve.csv").write_text("\n".join(lines) + "\n")
     (folder / "record.json").write_text(json.dumps(record))
     return folder

@@ -260,9 +260,8 @@ def test_a_name_that_no_selection_could_spell_is_refused(tmp_path: Path, door: D
     assert len(study(tmp_path / "s", "mine").runs) == 11
 
 
-@pytest.mark.parametrize(
-    "delay", [0.02, pytest.param(0.0, marks=pytest.mark.slow), pytest.param(0.1, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("delay", [0.0, 0.02, 0.1])
 def test_a_kill_leaves_whole_runs_or_none(tmp_path: Path, door: Door, delay: float) -> None:
     files = {f"x/utd_{u}/t/r/bs_{b}_lr_3e-4.npy": npy(stepped(200, 5, u * b)) for u in range(1, 9) for b in (32, 64)}
     path, root = zip_of(tmp_path / "a.zip", files), tmp_path / "study"

@@ -83,7 +83,7 @@ def harm(whole: bytes, seed: int) -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["qscaled", "model_scaling"])
-@pytest.mark.parametrize("packed", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+@pytest.mark.parametrize("packed", [zipfile.ZIP_STORED, pytest.param(zipfile.ZIP_DEFLATED, marks=pytest.mark.slow)])
 def test_harmed_zips(tmp_path: Path, kind: str, packed: int) -> None:
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", packed) as archive:

@@ -185,6 +185,7 @@ def test_absent_keys_and_draws_are_no_hindrance_and_other_runs_are_told(
     assert "not those that this fit was made from" in page.words
 
 
+@pytest.mark.slow
 def test_a_grid_alone_is_enough_and_what_its_runs_logged_is_drawn(study: Path, door: Door, tmp_path: Path) -> None:
     folder = copied(study, tmp_path)
     for path in folder.glob("laws*"):

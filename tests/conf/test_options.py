@@ -240,7 +240,15 @@ def spec_of(made: Job) -> str:
 
 
 @pytest.mark.parametrize(
-    "option", ["algorithm/sac", "benchmark/toy", "hparams/constant", "budget/smoke", "compute/cpu", "log/none"]
+    "option",
+    [
+        "algorithm/sac",
+        "budget/smoke",
+        *(
+            pytest.param(x, marks=pytest.mark.slow)
+            for x in ("benchmark/toy", "hparams/constant", "compute/cpu", "log/none")
+        ),
+    ],
 )
 def test_an_unknown_key_in_an_options_file_is_an_error(option: str, study: Path) -> None:
     """Hydra would take it, and nobody would ever read it."""
