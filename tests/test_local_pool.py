@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 import launchers
+from launchers.planned import Order
 from rlscale.job import Log
 from rlscale.store import Store
 from rlscale.typed import Mistake
@@ -200,6 +202,24 @@ def test_cores_and_gpus_are_dealt_out_evenly() -> None:
     assert dealt(None, [0, 1, 2, 3], ["2", "GPU-ab"]) == [([0, 2], one), ([1, 3], two)]
     half = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.450"}
     assert dealt(3, [0, 1, 2], ["2", "GPU-ab"]) == [([0], one | half), ([1], two), ([2], one | half)]
+    assert [place.yields for place in rlscale_local.places(5, [4, 5], [])] == [False, False, True, True, True]
+
+
+def test_a_job_yields_to_the_one_that_has_its_core(tmp_path: Path) -> None:
+    """Whichever place was left first, the next job takes one where it need not."""
+    core, mine = min(os.sched_getaffinity(0)), os.getpriority(os.PRIO_PROCESS, 0)
+    with rlscale_local.Processes(rlscale_local.places(2, [core], []), 0.01) as engine:
+
+        def started(number: int) -> int:
+            engine.start({number: Order((sys.executable, "-c", "import time; time.sleep(60)"), tmp_path / "log")})
+            return os.getpriority(os.PRIO_PROCESS, engine.running[number].process.pid)
+
+        assert [started(0), started(1)] == [mine, 19]
+        for number in (1, 0):
+            engine.running[number].process.kill()
+            engine.running[number].process.wait()
+            assert [job.number for job in engine.ended()] == [number]
+        assert [started(2), started(3)] == [mine, 19]
 
 
 def test_the_environment_names_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -17,6 +16,7 @@ from launchers.planned import Ended, Order, Planned, why
 
 POLL_S = 0.2  # between two looks at the processes
 OF_A_GPU = 0.9  # of its memory, for all jobs on it together
+YIELDING = 19  # niceness of a job that takes only what another one leaves of their core
 
 
 class LocalPool(Planned):
@@ -35,10 +35,14 @@ class LocalPool(Planned):
 
 
 class Place(NamedTuple):
-    """Where one job at a time runs: its cores, and what its environment says of devices."""
+    """Where one job at a time runs: its cores, what its environment says of devices, and whether it comes second.
+
+    Two jobs that took turns on a core every few milliseconds would each time find the other's data in its cache.
+    """
 
     cores: frozenset[int]
     variables: Mapping[str, str]
+    yields: bool
 
 
 class Running(NamedTuple):
@@ -53,7 +57,7 @@ class Processes:
     """The engine: one job in each place."""
 
     def __init__(self, all_places: Sequence[Place], poll_s: float):
-        self.free, self.workers, self.poll_s = deque(all_places), len(all_places), poll_s
+        self.free, self.workers, self.poll_s = list(all_places), len(all_places), poll_s
         self.running = dict[int, Running]()
 
     def __enter__(self) -> Processes:
@@ -76,13 +80,17 @@ class Processes:
 
     def start(self, orders: Mapping[int, Order]) -> None:
         for number, order in orders.items():
-            place = self.free.popleft()
+            place = min(self.free, key=lambda place: place.yields)
+            self.free.remove(place)
             command = Command(order.words, Path.cwd(), order.log, None, len(place.cores))
             # The child inherits this thread's cores, so they are set before JAX counts them for its thread pool.
             mine = os.sched_getaffinity(0)
             try:
                 os.sched_setaffinity(0, place.cores)
-                self.running[number] = Running(command.start({**os.environ, **place.variables}), place, order.log)
+                process = command.start({**os.environ, **place.variables})
+                if place.yields:
+                    os.setpriority(os.PRIO_PROCESS, process.pid, YIELDING)
+                self.running[number] = Running(process, place, order.log)
             finally:
                 os.sched_setaffinity(0, mine)
 
@@ -110,8 +118,8 @@ def devices() -> list[str]:
 
 def places(workers: int | None, cores: Sequence[int], gpus: Sequence[str]) -> list[Place]:
     """The places of so many workers (None: one for each GPU, or else for each core), with what there is dealt out
-    evenly; where several share a GPU, each has its part of the memory, of which JAX would else take most at once,
-    unless the environment says how much.
+    evenly. Where several share a GPU, each has its part of the memory, of which JAX would else take most at once,
+    unless the environment says how much; where several share a core, all but the first of them yield.
     """
     workers = workers or len(gpus) or len(cores)
     found = []
@@ -121,5 +129,5 @@ def places(workers: int | None, cores: Sequence[int], gpus: Sequence[str]) -> li
         variables = {"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} if gpus else {}
         if sharing > 1 and "XLA_PYTHON_CLIENT_MEM_FRACTION" not in os.environ:
             variables["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{OF_A_GPU / sharing:.3f}"
-        found.append(Place(own, variables))
+        found.append(Place(own, variables, i >= len(cores)))
     return found
