@@ -35,14 +35,11 @@ class LocalPool(Planned):
 
 
 class Place(NamedTuple):
-    """Where one job at a time runs: its cores, what its environment says of devices, and whether it comes second.
-
-    Two jobs that took turns on a core every few milliseconds would each time find the other's data in its cache.
-    """
+    """Where one job at a time runs: its cores, and what its environment says of devices."""
 
     cores: frozenset[int]
     variables: Mapping[str, str]
-    yields: bool
+    yields: bool  # to the job that has these cores first: quicker for both than taking turns (tests/bench/jobs.py)
 
 
 class Running(NamedTuple):
@@ -88,9 +85,9 @@ class Processes:
             try:
                 os.sched_setaffinity(0, place.cores)
                 process = command.start({**os.environ, **place.variables})
+                self.running[number] = Running(process, place, order.log)
                 if place.yields:
                     os.setpriority(os.PRIO_PROCESS, process.pid, YIELDING)
-                self.running[number] = Running(process, place, order.log)
             finally:
                 os.sched_setaffinity(0, mine)
 

@@ -150,7 +150,7 @@ class _Server:
         self._task, self._where = task, where
         # The file and the socket have names only until both sides hold them: nothing is left however either ends.
         home = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-        with tempfile.TemporaryDirectory(prefix="rlscale-isaac-", dir=home) as folder:
+        with tempfile.TemporaryDirectory(prefix=f"rlscale-isaac-{os.getpid()}-", dir=home) as folder:
             with socket.socket(socket.AF_UNIX) as door:
                 door.bind(f"{folder}/control")
                 door.listen(1)
