@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rlscale.networks import LOG_STD_MAX, LOG_STD_MIN
+from rlscale.networks import LOG_STD_MAX, LOG_STD_MIN, Dense
 from rlscale.types import Array
 
 SHIFT = 3.0  # appended to the input, so that its length survives in the direction
@@ -47,7 +47,7 @@ def _dense(width: int) -> nn.Dense:
     def initial(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
         return unit_columns(nn.initializers.orthogonal()(key, shape, dtype))
 
-    return nn.Dense(width, use_bias=False, kernel_init=initial)
+    return Dense(width, use_bias=False, kernel_init=initial)
 
 
 class Scale(nn.Module):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlscale.networks import LayerNorm
+from rlscale.networks import LayerNorm, product
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
@@ -49,3 +49,27 @@ def test_layer_norm_of_members_is_that_of_each() -> None:
     assert jax.tree.structure(params) == jax.tree.structure(nn.LayerNorm().init(jax.random.key(0), x[0]))
     together = jax.vmap(lambda x: LayerNorm().apply(params, x))(x)
     np.testing.assert_allclose(together, np.stack([LayerNorm().apply(params, row) for row in x]), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(("x", "width"), [((6, 32), 3), ((2, 3, 16), 4), ((6, 8), 8), ((4, 3), 16), ((9,), 1)], ids=str)
+def test_the_gradient_of_a_product(x: tuple[int, ...], width: int) -> None:
+    """Of narrow and wide kernels, with and without a batch: that of the plain product."""
+    rng = np.random.default_rng(0)
+    rows, kernel, weights = (
+        rng.normal(size=shape).astype(np.float32) for shape in (x, (x[-1], width), (*x[:-1], width))
+    )
+
+    def of(multiply: Any) -> Any:
+        return jax.jit(jax.value_and_grad(lambda *a: jnp.sum(weights * jnp.sin(multiply(*a))), argnums=(0, 1)))
+
+    ours, plain = of(product)(rows, kernel), of(jnp.matmul)(rows, kernel)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), ours, plain)
+
+
+def test_the_gradient_of_members_products_is_that_of_each() -> None:
+    rng = np.random.default_rng(1)
+    rows, kernels = (rng.normal(size=shape).astype(np.float32) for shape in ((4, 6, 32), (4, 32, 3)))
+    slopes = jax.grad(lambda kernel, x: jnp.sum(jnp.sin(product(x, kernel))))
+    together = jax.vmap(slopes)(kernels, rows)
+    each = np.stack([slopes(kernel, x) for kernel, x in zip(kernels, rows, strict=True)])
+    np.testing.assert_allclose(together, each, rtol=1e-5, atol=1e-5)

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import optax
 
 from rlscale.networks import BroActor, BroCritic, OptimisticShift, tanh_gaussian
-from rlscale.td import count, descend, matmul_weights, polyak, quantile_huber
+from rlscale.td import adam, count, descend, matmul_weights, polyak, quantile_huber
 from rlscale.types import Algorithm, Array, Critic, EnvSpec, Hyper, Metrics, Resets, TrainState, Transition
 
 LOG_DUAL_MIN, LOG_DUAL_MAX = -10.0, 7.5  # range of log β (optimism) and log λ (its penalty)
@@ -92,8 +92,8 @@ class BRO:
         networks: Any = self._networks(env)  # flax cannot say what `apply` returns:
         quantiles, gaussian, shift_of = (network.apply for network in networks)  # 2 × [B, K]; 2 × [B, A]; [B, A]
         # Without a learning rate: `descend` applies η by hand. The decay spares no parameter, not even biases.
-        adamw = optax.chain(optax.scale_by_adam(), optax.add_decayed_weights(self.weight_decay))
-        dual_adam = optax.scale_by_adam(b1=DUAL_BETA_1)
+        adamw = optax.chain(adam(), optax.add_decayed_weights(self.weight_decay))
+        dual_adam = adam(b1=DUAL_BETA_1)
         optimiser = {"critic": adamw, "actor": adamw, "optimist": adamw}
         target_entropy = self.entropy_per_action * env.action_dim  # H̄
 

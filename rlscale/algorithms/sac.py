@@ -13,10 +13,9 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from rlscale.networks import GaussianPolicy, TwinQ, parameter_shapes, tanh_gaussian
-from rlscale.td import count, descend, due, matmul_weights, polyak
+from rlscale.td import adam, count, descend, due, matmul_weights, polyak
 from rlscale.types import Algorithm, Array, Critic, EnvSpec, Hyper, Metrics, TrainState, Transition
 
 
@@ -49,8 +48,7 @@ class SAC:
         """The learner for one task at one σ; `batch_size` only enters the FLOP count."""
         critic = TwinQ(self.width, self.depth)
         actor = GaussianPolicy(self.width, self.depth, env.action_dim)
-        # Without a learning rate: `descend` applies η by hand. Flat: one vector takes fewer kernels than 20 leaves.
-        adam = optax.flatten(optax.scale_by_adam())
+        optimiser = adam()
         target_entropy = self.entropy_per_action * env.action_dim  # H̄
         # One actor step per transition means one per σ critic updates; below σ = 1 a transition has less than one
         # update to ride on, so every update takes one.
@@ -67,7 +65,7 @@ class SAC:
             return TrainState(
                 params=params,
                 targets=jax.tree.map(jnp.copy, params["critic"]),  # a copy: donated buffers must not be shared
-                opt={name: adam.init(p) for name, p in params.items()},
+                opt={name: optimiser.init(p) for name, p in params.items()},
                 hyper=hyper,
                 key=key,
                 updates=jnp.int32(0),
@@ -104,7 +102,7 @@ class SAC:
             return jnp.exp(log_temperature) * (entropy - target_entropy)
 
         def step(state: TrainState, name: str, gradient: Any, learning_rate: Array | float) -> TrainState:
-            direction, opt = adam.update(gradient, state.opt[name])
+            direction, opt = optimiser.update(gradient, state.opt[name])
             params = descend(direction, state.params[name], learning_rate)
             return state.replace(params=state.params | {name: params}, opt=state.opt | {name: opt})
 
