@@ -24,8 +24,9 @@ def parameter_shapes(network: nn.Module, *inputs: int) -> Any:
 def product(x: Array, kernel: Array) -> Array:
     """x @ kernel: [..., n], [n, m] -> [..., m].
 
-    The gradient by a narrow kernel, as of a policy's heads, is taken as its transpose [m, B] @ [B, n]: XLA's CPU
-    compiler takes up to ten times as long for [n, B] @ [B, m].
+    Of its gradient by the kernel, [n, B] @ [B, m], XLA's CPU compiler is slow at some shapes: up to ten times as slow
+    where m is small, as in a policy's heads, as at the transpose of it; and where x is small, than with x transposed
+    beforehand. The barriers keep it from taking both for the plain product.
     """
     return x @ kernel
 
@@ -34,9 +35,10 @@ def _product_gradient(kept: tuple[Array, Array], slope: Array) -> tuple[Array, A
     x, kernel = kept
     n, m = kernel.shape
     rows, slopes = x.reshape(-1, n), slope.reshape(-1, m)
-    if 4 * m <= n and jax.default_backend() == "cpu":
-        # Without the barrier the compiler would put both transposes into the product, which is then the slow one again.
+    if jax.default_backend() == "cpu" and 4 * m <= n:
         by_kernel = jax.lax.optimization_barrier(slopes.T @ rows).T
+    elif jax.default_backend() == "cpu" and rows.size < 2**14:
+        by_kernel = jax.lax.optimization_barrier(rows.T) @ slopes
     else:
         by_kernel = rows.T @ slopes
     return slope @ kernel.T, by_kernel

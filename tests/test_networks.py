@@ -51,9 +51,11 @@ def test_layer_norm_of_members_is_that_of_each() -> None:
     np.testing.assert_allclose(together, np.stack([LayerNorm().apply(params, row) for row in x]), rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize(("x", "width"), [((6, 32), 3), ((2, 3, 16), 4), ((6, 8), 8), ((4, 3), 16), ((9,), 1)], ids=str)
+@pytest.mark.parametrize(
+    ("x", "width"), [((6, 32), 3), ((2, 3, 16), 4), ((6, 8), 8), ((4, 3), 16), ((9,), 1), ((128, 128), 40)], ids=str
+)
 def test_the_gradient_of_a_product(x: tuple[int, ...], width: int) -> None:
-    """Of narrow and wide kernels, with and without a batch: that of the plain product."""
+    """Of narrow and wide kernels, small and large batches and none: that of the plain product."""
     rng = np.random.default_rng(0)
     rows, kernel, weights = (
         rng.normal(size=shape).astype(np.float32) for shape in (x, (x[-1], width), (*x[:-1], width))
