@@ -243,7 +243,7 @@ class Failures:
 def eta(elapsed: float, total: float, left: Sequence[float], workers: int) -> float | None:
     """Seconds until the last job ends at the rate so far: all that is left, or the longest job if that is longer."""
     done = total - sum(left)
-    if done <= 0:
+    if done <= 1e-9 * total:  # nothing but rounding
         return None
     return max(sum(left), *(cost * workers for cost in left), 0.0) * elapsed / done
 

@@ -24,9 +24,9 @@ def parameter_shapes(network: nn.Module, *inputs: int) -> Any:
 def product(x: Array, kernel: Array) -> Array:
     """x @ kernel: [..., n], [n, m] -> [..., m].
 
-    Of its gradient by the kernel, [n, B] @ [B, m], XLA's CPU compiler is slow at some shapes: up to ten times as slow
-    where m is small, as in a policy's heads, as at the transpose of it; and where x is small, than with x transposed
-    beforehand. The barriers keep it from taking both for the plain product.
+    XLA's CPU compiler is slow at the gradient by the kernel, xᵀ @ slope, in two cases: a narrow kernel, as of a
+    policy's heads, where slopeᵀ @ x takes as little as a tenth of the time; and a small x, where it pays to transpose x
+    beforehand. The barriers keep it from turning both back into the plain product.
     """
     return x @ kernel
 

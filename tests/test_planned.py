@@ -101,3 +101,14 @@ def test_the_last_words_are_the_jobs_own(tmp_path: Path) -> None:
     assert last_words(log) == "it said nothing"
     log.write_text("python -m job\nstarting\n\npython -m job\n")
     assert last_words(log) == "starting"
+
+
+def test_an_eta_needs_more_than_rounding() -> None:
+    """Two jobs and two workers, and a total that is a hair above its parts."""
+    parts = (0.1, 0.2)
+    total = sum(parts) * (1 + 1e-15)
+    assert total > sum(parts)
+    assert planned.eta(10.0, total, parts, 2) is None
+    assert planned.eta(10.0, total, (0.075, 0.15), 2) == pytest.approx(10 * 0.3 / 0.075)
+    assert planned.eta(10.0, total, (0.0, 0.03), 2) == pytest.approx(10 * 0.06 / 0.27)
+    assert planned.eta(10.0, total, (), 2) == 0
