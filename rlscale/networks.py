@@ -25,8 +25,8 @@ def product(x: Array, kernel: Array) -> Array:
     """x @ kernel: [..., n], [n, m] -> [..., m].
 
     XLA's CPU compiler is slow at the gradient by the kernel, xᵀ @ slope, in two cases: a narrow kernel, as of a
-    policy's heads, where slopeᵀ @ x takes as little as a tenth of the time; and a small x, where it pays to transpose x
-    beforehand. The barriers keep it from turning both back into the plain product.
+    policy's heads, where slopeᵀ @ x is faster; and a small x, where it pays to transpose x beforehand. The barriers
+    keep it from turning both back into the plain product.
     """
     return x @ kernel
 

@@ -71,10 +71,19 @@ ROOMS = [
     Room("rlscale/types.py", JAX),
     Room("rlscale/networks.py", ("rlscale.types", *JAX)),
     Room("rlscale/hypersphere.py", ("rlscale.types", "rlscale.networks", *JAX)),
+    Room("rlscale/optimiser.py", ("rlscale.types", *JAX)),
     Room("rlscale/td.py", ("rlscale.types", "rlscale.networks", *JAX)),
     Room(
         "rlscale/algorithms/*.py",
-        ("rlscale.types", "rlscale.typed", "rlscale.networks", "rlscale.hypersphere", "rlscale.td", *JAX),
+        (
+            "rlscale.types",
+            "rlscale.typed",
+            "rlscale.networks",
+            "rlscale.hypersphere",
+            "rlscale.optimiser",
+            "rlscale.td",
+            *JAX,
+        ),
     ),
     # a simulator is imported where an environment is made: listing or typing a suite must not need it
     Room(

@@ -22,7 +22,8 @@ import jax.numpy as jnp
 import optax
 
 from rlscale.networks import BroActor, BroCritic, OptimisticShift, tanh_gaussian
-from rlscale.td import adam, count, descend, matmul_weights, polyak, quantile_huber
+from rlscale.optimiser import adam, descend
+from rlscale.td import count, matmul_weights, polyak, quantile_huber
 from rlscale.types import Algorithm, Array, Critic, EnvSpec, Hyper, Metrics, Resets, TrainState, Transition
 
 LOG_DUAL_MIN, LOG_DUAL_MAX = -10.0, 7.5  # range of log β (optimism) and log λ (its penalty)

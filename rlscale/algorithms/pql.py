@@ -25,7 +25,8 @@ import jax.numpy as jnp
 import optax
 
 from rlscale.networks import DeterministicPolicy, TwinHead, parameter_shapes
-from rlscale.td import count, descend, due, matmul_weights, moments, polyak, project
+from rlscale.optimiser import descend
+from rlscale.td import count, due, matmul_weights, moments, polyak, project
 from rlscale.types import Algorithm, Array, Critic, EnvSpec, Hyper, Metrics, NStep, TrainState, Transition
 
 

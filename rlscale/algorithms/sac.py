@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 
 from rlscale.networks import GaussianPolicy, TwinQ, parameter_shapes, tanh_gaussian
-from rlscale.td import adam, count, descend, due, matmul_weights, polyak
+from rlscale.optimiser import adam, descend
+from rlscale.td import count, due, matmul_weights, polyak
 from rlscale.types import Algorithm, Array, Critic, EnvSpec, Hyper, Metrics, TrainState, Transition
 
 

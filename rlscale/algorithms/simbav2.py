@@ -28,7 +28,8 @@ import optax
 
 from rlscale.hypersphere import SphereActor, SphereCritic, on_sphere
 from rlscale.networks import parameter_shapes, tanh_gaussian
-from rlscale.td import count, descend, matmul_weights, moments, polyak, project
+from rlscale.optimiser import descend
+from rlscale.td import count, matmul_weights, moments, polyak, project
 from rlscale.types import Algorithm, Array, Critic, EnvSpec, Hyper, Metrics, TrainState, Transition
 
 EPSILON = 1e-8  # added to variances
