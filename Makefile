@@ -41,7 +41,7 @@ check: install ## what a commit must pass: format, lint, types, fast tests
 	$(FAST)
 
 format: install ## rewrite the code in the house format
-	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff check --fix-only .
 	$(VENV)/bin/ruff format .
 
 bench: $(BENCH_STAMP) ## speed, beside Stable-Baselines3-JAX (installs torch, see setup.cfg)

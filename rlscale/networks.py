@@ -24,10 +24,19 @@ def parameter_shapes(network: nn.Module, *inputs: int) -> Any:
 def product(x: Array, kernel: Array) -> Array:
     """x @ kernel: [..., n], [n, m] -> [..., m].
 
-    XLA's CPU compiler is slow at the gradient by the kernel, xᵀ @ slope, in two cases: a narrow kernel, as of a
-    policy's heads, where slopeᵀ @ x is faster; and a small x, where it pays to transpose x beforehand. The barriers
-    keep it from turning both back into the plain product.
+    XLA's CPU compiler is slow at some of the products that small networks are made of. One over few inputs, as a first
+    layer's from a state of three numbers, is faster as a sum of outer products, in one kernel with the bias and ReLU
+    after it. The gradient by the kernel, xᵀ @ slope, is faster as slopeᵀ @ x where the kernel is narrow, as a policy's
+    heads; and where x is small, it pays to transpose it beforehand. The barriers keep the compiler from turning both
+    back into the plain product.
     """
+    return _matmul(x, kernel)
+
+
+def _matmul(x: Array, kernel: Array) -> Array:
+    n = len(kernel)
+    if jax.default_backend() == "cpu" and n <= 4:
+        return functools.reduce(jnp.add, (x[..., i : i + 1] * kernel[i] for i in range(n)))
     return x @ kernel
 
 
@@ -41,10 +50,10 @@ def _product_gradient(kept: tuple[Array, Array], slope: Array) -> tuple[Array, A
         by_kernel = jax.lax.optimization_barrier(rows.T) @ slopes
     else:
         by_kernel = rows.T @ slopes
-    return slope @ kernel.T, by_kernel
+    return _matmul(slope, kernel.T), by_kernel
 
 
-product.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _product_gradient)
+product.defvjp(lambda x, kernel: (_matmul(x, kernel), (x, kernel)), _product_gradient)
 
 Dense = functools.partial(nn.Dense, dot_general=lambda x, kernel, *_, **__: product(x, kernel))
 

@@ -52,10 +52,12 @@ def test_layer_norm_of_members_is_that_of_each() -> None:
 
 
 @pytest.mark.parametrize(
-    ("x", "width"), [((6, 32), 3), ((2, 3, 16), 4), ((6, 8), 8), ((4, 3), 16), ((9,), 1), ((128, 128), 40)], ids=str
+    ("x", "width"),
+    [((6, 32), 3), ((2, 3, 16), 4), ((6, 8), 8), ((4, 3), 16), ((5, 1), 4), ((9,), 1), ((128, 128), 40)],
+    ids=str,
 )
-def test_the_gradient_of_a_product(x: tuple[int, ...], width: int) -> None:
-    """Of narrow and wide kernels, small and large batches and none: that of the plain product."""
+def test_a_product_and_its_gradient(x: tuple[int, ...], width: int) -> None:
+    """Of few and many inputs, narrow and wide kernels, small and large batches and none: that of the plain product."""
     rng = np.random.default_rng(0)
     rows, kernel, weights = (
         rng.normal(size=shape).astype(np.float32) for shape in (x, (x[-1], width), (*x[:-1], width))
@@ -68,9 +70,10 @@ def test_the_gradient_of_a_product(x: tuple[int, ...], width: int) -> None:
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), ours, plain)
 
 
-def test_the_gradient_of_members_products_is_that_of_each() -> None:
+@pytest.mark.parametrize("n", [3, 32])
+def test_members_products_are_those_of_each(n: int) -> None:
     rng = np.random.default_rng(1)
-    rows, kernels = (rng.normal(size=shape).astype(np.float32) for shape in ((4, 6, 32), (4, 32, 3)))
+    rows, kernels = (rng.normal(size=shape).astype(np.float32) for shape in ((4, 6, n), (4, n, 3)))
     slopes = jax.grad(lambda kernel, x: jnp.sum(jnp.sin(product(x, kernel))))
     together = jax.vmap(slopes)(kernels, rows)
     each = np.stack([slopes(kernel, x) for kernel, x in zip(kernels, rows, strict=True)])
