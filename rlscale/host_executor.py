@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 from rlscale import checkpoint, n_step, replay
 from rlscale.cycle import Executor, Learner, Now, Run, transition
 from rlscale.film import Film
+from rlscale.packing import Packed, pack, unpack
 from rlscale.types import Array, ResumableEnv, Transition
 
 
@@ -29,25 +31,43 @@ class HostExecutor(Executor):
         self.act_all = self.over_members(self.act)
         self.greedy_all = self.over_members(self.greedy)
         self.fresh_all = self.over_members(self.fresh)
-        self.turn_all = self.over_members(self.turn, donate=True)
+        self.turn_all = self.over_members(self.packed_turn, donate=True)
         self.action: Any = None  # chosen by the last turn for the next step
         if job.replay == "host":
             self.storage = [replay.init(self.capacity, self.env, np) for _ in job.members]
             if self.returns.n > 1:
                 self.windows = [n_step.init(self.returns.n, job.cadence.num_envs, self.env, np) for _ in job.members]
-            self.indices_all = self.over_members(self.indices)
+            self.indices_all = self.over_members(lambda packed, *args: self.indices(unpack(packed), *args))
             self.batches: Any = None  # [M, n, B, ...], of the last turn that had updates
+
+    @property
+    def carries(self) -> list[Any]:
+        """The groups' learners. They are kept packed, since each vector step has them through a call."""
+        return self.unpack_all(self.packed)
+
+    @carries.setter
+    def carries(self, learners: list[Any]) -> None:
+        self.packed = self.pack_all(learners)
+
+    @functools.cached_property
+    def pack_all(self) -> Callable[[list[Any]], list[Any]]:
+        return self.over_members(lambda learner, *_: pack(learner))
+
+    @functools.cached_property
+    def unpack_all(self) -> Callable[[list[Any]], list[Any]]:
+        return self.over_members(lambda packed, *_: unpack(packed))
 
     def advance(self, step: int, stop: int) -> int:
         """One vector step and its updates; returns the next step's number."""
-        now, then = (Now(*(x[0] for x in self.now(range(t, t + 1)))) for t in (step, step + 1))
+        clock = self.now(range(step, step + 2))
+        now, then = (Now(*(x[i] for x in clock)) for i in (0, 1))
         action = self.by_member(self.act_all(self.carries, self.obs, now)) if self.action is None else self.action
         out = self.stepped(self.envs, action)
         rows, over = transition(self.obs, action, out, self.job.algorithm.timeout_is_terminal)
         seen = (self.obs, rows.reward, over)
         experience = (rows, over) if self.job.replay == "device" else (self.gather(rows, over, now), seen)
-        turned = self.turn_all(self.carries, (experience, out.obs), (now, then))
-        self.carries = [learner for learner, _ in turned]
+        turned = self.turn_all(self.packed, (experience, out.obs), (now, then))
+        self.packed = [packed for packed, _ in turned]
         self.action = self.by_member([action for _, action in turned])
         self.running += out.reward
         self.ended += np.stack([(self.running * over).sum(1), over.sum(1)], axis=1)
@@ -123,6 +143,11 @@ class HostExecutor(Executor):
             learner = self.learn(learner, now.updates, lambda i, _: Transition(*(x[i] for x in batches)))
         return learner, self.act(learner, obs, then)
 
+    def packed_turn(self, packed: Packed, *args: Any) -> tuple[Packed, Array]:
+        """`turn` of a packed learner."""
+        learner, action = self.turn(unpack(packed), *args)
+        return pack(learner), action
+
     def gather(self, rows: Transition, over: np.ndarray, now: Now) -> Transition:
         """Add rows [M, E, ...] to the replay on the host and draw the batches [M, n, B, ...] of the updates due."""
         for m, storage in enumerate(self.storage):
@@ -131,7 +156,7 @@ class HostExecutor(Executor):
                 self.windows[m], own = n_step.push(self.windows[m], own, over[m], self.returns.discount)
             replay.add(storage, int(now.at), own)
         if now.updates or self.batches is None:
-            index = self.by_member(self.indices_all(self.carries, shared=now))
+            index = self.by_member(self.indices_all(self.packed, shared=now))
             drawn = [replay.sample(storage, index[m]) for m, storage in enumerate(self.storage)]
             self.batches = Transition(*map(np.stack, zip(*drawn, strict=True)))
         return self.batches
@@ -161,13 +186,13 @@ class HostExecutor(Executor):
         copies = replace(self.job.benchmark, num_envs=budget.eval_episodes)  # type: ignore[type-var]
         make = copies.filmed if films else copies.make
         envs = [make(int(np.random.SeedSequence((m.seed, step)).generate_state(1)[0])) for m in self.job.members]
-        obs = np.stack([env.reset() for env in envs])
+        learners, obs = self.carries, np.stack([env.reset() for env in envs])
         total, alive, won = np.zeros(obs.shape[:2]), np.ones(obs.shape[:2], bool), np.zeros(obs.shape[:2], bool)
         while alive.any():
             for m, film in enumerate(films):
                 if alive[m, 0]:
                     film.look(envs[m])
-            action = self.by_member(self.greedy_all(self.carries, obs))
+            action = self.by_member(self.greedy_all(learners, obs))
             out = self.stepped(envs, action)
             total += alive * out.reward
             if self.succeeded:

@@ -10,7 +10,8 @@ import numpy as np
 import optax
 import pytest
 
-from rlscale.optimiser import PACKED, adam
+from rlscale.optimiser import adam
+from rlscale.packing import SMALL
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
@@ -18,10 +19,10 @@ pytestmark = pytest.mark.usefixtures("quick_compiles")
 def test_adam_is_the_librarys() -> None:
     """Steps of both on the same gradients, in a tree with leaves of either kind, zeros among them."""
     rng = np.random.default_rng(0)
-    shapes = {"wide": (128, 256), "layers": [(3,), (), (5, 2)], "another": (PACKED,)}
+    shapes = {"wide": (128, 256), "layers": [(3,), (), (5, 2)], "another": (SMALL,)}
     tree = partial(jax.tree.map, is_leaf=lambda x: isinstance(x, tuple))
     params = tree(jnp.zeros, shapes)
-    assert {jnp.size(leaf) < PACKED for leaf in jax.tree.leaves(params)} == {True, False}
+    assert {jnp.size(leaf) < SMALL for leaf in jax.tree.leaves(params)} == {True, False}
     ours, theirs = adam(b1=0.8, b2=0.99, eps=1e-3), optax.scale_by_adam(b1=0.8, b2=0.99, eps=1e-3)
     a, b = ours.init(params), theirs.init(params)
     for size in (1.0, 0.1, 1e-2, 1e-3, 10.0):

@@ -71,7 +71,8 @@ ROOMS = [
     Room("rlscale/types.py", JAX),
     Room("rlscale/networks.py", ("rlscale.types", *JAX)),
     Room("rlscale/hypersphere.py", ("rlscale.types", "rlscale.networks", *JAX)),
-    Room("rlscale/optimiser.py", ("rlscale.types", *JAX)),
+    Room("rlscale/packing.py", ("rlscale.types", "jax")),
+    Room("rlscale/optimiser.py", ("rlscale.types", "rlscale.packing", *JAX)),
     Room("rlscale/td.py", ("rlscale.types", "rlscale.networks", *JAX)),
     Room(
         "rlscale/algorithms/*.py",

@@ -96,7 +96,6 @@ def driven(executor: HostExecutor | DeviceExecutor, what: str, call: int, before
         stop = step + units
         while step < stop:
             step = executor.advance(step, stop)
-        jax.block_until_ready(executor.carries)
 
     work(before)
     *_, metrics = executor.read()
