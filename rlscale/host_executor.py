@@ -28,17 +28,27 @@ class HostExecutor(Executor):
         self.obs = np.stack([env.reset() for env in self.envs])  # [M, E, O]
         self.running = np.zeros(self.obs.shape[:2])
         self.ended = np.zeros((len(job.members), 2))
-        self.act_all = self.over_members(self.act)
-        self.greedy_all = self.over_members(self.greedy)
+        self.act_all = self.over_packed(self.act)
+        self.greedy_all = self.over_packed(self.greedy)
         self.fresh_all = self.over_members(self.fresh)
-        self.turn_all = self.over_members(self.packed_turn, donate=True)
+        self.turn_all = self.over_packed(self.turn, donate=True)
+        self.read_all = self.over_packed(lambda learner, *_: (learner.state.updates, learner.metrics))
         self.action: Any = None  # chosen by the last turn for the next step
         if job.replay == "host":
             self.storage = [replay.init(self.capacity, self.env, np) for _ in job.members]
             if self.returns.n > 1:
                 self.windows = [n_step.init(self.returns.n, job.cadence.num_envs, self.env, np) for _ in job.members]
-            self.indices_all = self.over_members(lambda packed, *args: self.indices(unpack(packed), *args))
+            self.indices_all = self.over_packed(self.indices)
             self.batches: Any = None  # [M, n, B, ...], of the last turn that had updates
+
+    def over_packed(self, function: Callable[..., Any], donate: bool = False) -> Callable[..., list[Any]]:
+        """As over_members: `function` of a learner for the packed ones."""
+
+        @functools.wraps(function)  # whose name a profile shows
+        def unpacking(packed: Packed, *args: Any) -> Any:
+            return function(unpack(packed), *args)
+
+        return self.over_members(unpacking, donate)
 
     @property
     def carries(self) -> list[Any]:
@@ -61,7 +71,7 @@ class HostExecutor(Executor):
         """One vector step and its updates; returns the next step's number."""
         clock = self.now(range(step, step + 2))
         now, then = (Now(*(x[i] for x in clock)) for i in (0, 1))
-        action = self.by_member(self.act_all(self.carries, self.obs, now)) if self.action is None else self.action
+        action = self.by_member(self.act_all(self.packed, self.obs, now)) if self.action is None else self.action
         out = self.stepped(self.envs, action)
         rows, over = transition(self.obs, action, out, self.job.algorithm.timeout_is_terminal)
         seen = (self.obs, rows.reward, over)
@@ -127,7 +137,7 @@ class HostExecutor(Executor):
                 c._replace(window=c.window._replace(over=c.window.over.at[..., -1, :].set(True))) for c in self.carries
             ]
 
-    def turn(self, learner: Learner, own: tuple[Any, Array], clock: tuple[Now, Now]) -> tuple[Learner, Array]:
+    def turn(self, learner: Learner, own: tuple[Any, Array], clock: tuple[Now, Now]) -> tuple[Packed, Array]:
         """Absorb a step, then choose the next action: one call of a compiled function where two would cost double.
 
         `own` holds the step's transitions and where episodes ended, or the batches [n, B, ...] drawn from a replay on
@@ -141,12 +151,7 @@ class HostExecutor(Executor):
             batches, seen = experience
             learner = self.observe(learner, *seen)
             learner = self.learn(learner, now.updates, lambda i, _: Transition(*(x[i] for x in batches)))
-        return learner, self.act(learner, obs, then)
-
-    def packed_turn(self, packed: Packed, *args: Any) -> tuple[Packed, Array]:
-        """`turn` of a packed learner."""
-        learner, action = self.turn(unpack(packed), *args)
-        return pack(learner), action
+        return pack(learner), self.act(learner, obs, then)
 
     def gather(self, rows: Transition, over: np.ndarray, now: Now) -> Transition:
         """Add rows [M, E, ...] to the replay on the host and draw the batches [M, n, B, ...] of the updates due."""
@@ -173,7 +178,7 @@ class HostExecutor(Executor):
     def read(self) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
         """As DeviceExecutor.read."""
         ended, self.ended = self.ended, np.zeros_like(self.ended)
-        return ended, *self.by_member([(learner.state.updates, learner.metrics) for learner in self.carries])
+        return ended, *self.by_member(self.read_all(self.packed))
 
     def evaluate(self, step: int) -> tuple[np.ndarray, np.ndarray | None]:
         """As DeviceExecutor.evaluate; the environments are made anew, so an evaluation leaves nothing behind.
@@ -186,13 +191,13 @@ class HostExecutor(Executor):
         copies = replace(self.job.benchmark, num_envs=budget.eval_episodes)  # type: ignore[type-var]
         make = copies.filmed if films else copies.make
         envs = [make(int(np.random.SeedSequence((m.seed, step)).generate_state(1)[0])) for m in self.job.members]
-        learners, obs = self.carries, np.stack([env.reset() for env in envs])
+        obs = np.stack([env.reset() for env in envs])
         total, alive, won = np.zeros(obs.shape[:2]), np.ones(obs.shape[:2], bool), np.zeros(obs.shape[:2], bool)
         while alive.any():
             for m, film in enumerate(films):
                 if alive[m, 0]:
                     film.look(envs[m])
-            action = self.by_member(self.greedy_all(learners, obs))
+            action = self.by_member(self.greedy_all(self.packed, obs))
             out = self.stepped(envs, action)
             total += alive * out.reward
             if self.succeeded:
